@@ -1,0 +1,1 @@
+"""The state of the pipeline itself: Dagster, the database, the host."""

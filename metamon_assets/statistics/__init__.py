@@ -1,0 +1,1 @@
+"""Pure statistics over arrays and sufficient statistics; knows nothing of Dagster, Postgres or agents."""

@@ -1,0 +1,1 @@
+"""What agents did: runs, spans, feedback, events and gauges, from every source, in one shape."""

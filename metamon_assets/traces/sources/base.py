@@ -1,0 +1,96 @@
+"""What a source is: the one shape that LangSmith, OTLP, exports and files share.
+
+Here belong the types that cross the border between a source and ``traces.ingest``. A source turns its own
+wire into the unified columns and says what it could not read; it never writes to the database, prices,
+redacts or decides which version of a run wins: those happen once, for all sources, behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+import pyarrow as pa
+
+
+class Kind(StrEnum):
+    """What a batch holds; also the name of the unified schema it follows."""
+
+    RUNS = "runs"
+    FEEDBACK = "feedback"
+    EVENTS = "events"
+    GAUGES = "gauges"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A half-open span of time in UTC: ``start <= t < end``. Runs belong to it by their root's start."""
+
+    start: datetime
+    end: datetime
+
+    def __post_init__(self) -> None:
+        if self.start.tzinfo is None or self.end.tzinfo is None:
+            raise ValueError(f"a window needs time zones: {self.start!r} to {self.end!r}")
+        if self.end <= self.start:
+            raise ValueError(f"a window must end after it starts: {self.start} to {self.end}")
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A row that could not be read, on its way to quarantine.
+
+    ``reason`` is a short stable code ("malformed_json"), ``detail`` says what and how to mend it, ``location``
+    where it stood ("calls.jsonl:17"), ``raw`` what stood there, as text (invalid bytes replaced).
+    """
+
+    kind: Kind
+    reason: str
+    detail: str
+    location: str
+    raw: str
+    run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some rows of one kind in the unified columns (a subset of them is fine; absent ones are NULL)."""
+
+    kind: Kind
+    rows: pa.Table
+    rejects: tuple[Reject, ...] = ()
+    location: str = ""  # where the rows came from, for messages: a file, a page
+    row_locations: tuple[str, ...] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceCount:
+    """What the source itself says it holds for a window: for reconciliation (None: it does not tell)."""
+
+    runs: int | None = None
+    cost: str | None = None  # decimal text
+
+
+class SourceError(Exception):
+    """The source could not be read; the window stays as it was. The message says what, where, how to mend it."""
+
+
+class Source(Protocol):
+    """One configured place that traces come from."""
+
+    name: str  # the value of the ``source`` column: "langsmith", "otlp", "files", …
+    project: str
+
+    def read(self, kind: Kind, window: Window) -> Iterator[Batch]:
+        """Yield batches of ``kind`` whose root started (feedback: created, others: happened) in ``window``.
+
+        Raises SourceError when the window cannot be read whole; batches yielded before then are discarded.
+        """
+        ...
+
+    def count(self, window: Window) -> SourceCount:
+        """The source's own figures for the window; empty when it offers none."""
+        ...

@@ -1,0 +1,1 @@
+"""The Postgres that everything stands on: server, connections, migrations, roles, table contracts."""

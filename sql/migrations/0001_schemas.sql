@@ -1,0 +1,62 @@
+-- Schemas and the two things every later table leans on: day partitions and the append-only audit log.
+
+CREATE SCHEMA metamon;
+COMMENT ON SCHEMA metamon IS 'The tables of the improvement loop. Written by the pipeline only.';
+CREATE SCHEMA partitions;
+COMMENT ON SCHEMA partitions IS 'Day partitions of the tables in metamon. Never granted: read through the parent table, where row-level security holds.';
+CREATE SCHEMA analytics;
+COMMENT ON SCHEMA analytics IS 'Stable, documented views for analysts; all of them run with the rights of who asks (security_invoker).';
+CREATE SCHEMA quarantine;
+COMMENT ON SCHEMA quarantine IS 'Rows that could not be accepted, with the reason, waiting to be replayed.';
+
+-- The name of a table's partition for a day: partitions.traces_20260822.
+CREATE FUNCTION metamon.partition_name(table_name text, day date) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN table_name || '_' || to_char(day::timestamp, 'YYYYMMDD');
+COMMENT ON FUNCTION metamon.partition_name(text, date) IS 'Name, in schema partitions, of the partition that holds a day of a table.';
+
+-- Creates the partition if it is missing. Safe when two writers ask at once: the second waits for the first.
+CREATE FUNCTION metamon.ensure_partition(table_name text, day date) RETURNS boolean
+LANGUAGE plpgsql STRICT AS $$
+DECLARE
+    partition text := metamon.partition_name(table_name, day);
+BEGIN
+    IF to_regclass(format('partitions.%I', partition)) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtextextended('partition:' || partition, 0));
+    IF to_regclass(format('partitions.%I', partition)) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('CREATE TABLE partitions.%I PARTITION OF metamon.%I FOR VALUES FROM (%L) TO (%L)',
+                   partition, table_name, day, day + 1);
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION metamon.ensure_partition(text, date) IS 'Creates the day partition of a table in metamon unless it exists; true when it was created.';
+
+CREATE TABLE metamon.audit_log (
+    audit_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    actor text NOT NULL,
+    action text NOT NULL,
+    subject text NOT NULL,
+    reason text,
+    evidence jsonb NOT NULL DEFAULT '{}'
+);
+COMMENT ON TABLE metamon.audit_log IS 'Every action that a person or the automation took, in order. Append-only: updates and deletes are refused by a trigger.';
+COMMENT ON COLUMN metamon.audit_log.audit_id IS 'Order in which the entries were written.';
+COMMENT ON COLUMN metamon.audit_log.at IS 'When the entry was written (UTC).';
+COMMENT ON COLUMN metamon.audit_log.actor IS 'Who acted: a person''s name, or the part of the system.';
+COMMENT ON COLUMN metamon.audit_log.action IS 'What was done, as a verb: migrate, replay, reprice, forget, approve, …';
+COMMENT ON COLUMN metamon.audit_log.subject IS 'What it was done to, as kind:id.';
+COMMENT ON COLUMN metamon.audit_log.reason IS 'Why, in the actor''s words.';
+COMMENT ON COLUMN metamon.audit_log.evidence IS 'Figures and identifiers that the decision rested on.';
+
+CREATE FUNCTION metamon.refuse_change() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% is append-only: % is refused', TG_TABLE_NAME, TG_OP USING ERRCODE = 'insufficient_privilege';
+END $$;
+COMMENT ON FUNCTION metamon.refuse_change() IS 'Trigger body that makes a table append-only.';
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON metamon.audit_log
+    FOR EACH STATEMENT EXECUTE FUNCTION metamon.refuse_change();
