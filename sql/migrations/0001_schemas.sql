@@ -60,3 +60,15 @@ END $$;
 COMMENT ON FUNCTION metamon.refuse_change() IS 'Trigger body that makes a table append-only.';
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON metamon.audit_log
     FOR EACH STATEMENT EXECUTE FUNCTION metamon.refuse_change();
+-- ALWAYS: also in a session that plays a replica (session_replication_role).
+ALTER TABLE metamon.audit_log ENABLE ALWAYS TRIGGER append_only;
+
+CREATE TABLE metamon.schema_migrations (
+    name text PRIMARY KEY,
+    checksum text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT statement_timestamp()
+);
+COMMENT ON TABLE metamon.schema_migrations IS 'Files of sql/ that this database has, each with its checksum. Written by metamon migrate.';
+COMMENT ON COLUMN metamon.schema_migrations.name IS 'File below sql/migrations; views/… for one of sql/views.';
+COMMENT ON COLUMN metamon.schema_migrations.checksum IS 'SHA-256 of the file when it was applied.';
+COMMENT ON COLUMN metamon.schema_migrations.applied_at IS 'When it was applied (UTC).';

@@ -1,0 +1,362 @@
+"""How rows get into tables: COPY, staging, merging into a day, and building a day that does not exist yet.
+
+Here belongs what is the same for every table. What a trace is, and which of its versions wins, is told by
+the caller. Raw tables merge: a day in use is never detached, swapped or emptied, since that would wait behind
+every reader and drop the rows of other sources. A day that does not exist yet is filled before it is attached:
+nobody can see it, it needs no index while it fills, and where the server allows it (wal_level = minimal)
+no WAL is written for it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from io import RawIOBase
+from queue import Queue
+from typing import TYPE_CHECKING
+
+from psycopg2 import sql
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from psycopg2.extensions import cursor as Cursor
+
+CHUNK_ROWS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class MergeTable:
+    """A table that merges: its schema and name, its key without the day, and what makes a version newer.
+
+    ``version`` is a list of SQL expressions over ``{row}`` that together compare greater for the newer version.
+    """
+
+    name: str
+    key: tuple[str, ...]
+    version: str
+    partitioned: bool = True
+
+    @property
+    def qualified(self) -> sql.Composed:
+        return sql.SQL("metamon.") + sql.Identifier(self.name)
+
+    def staged(self) -> sql.Identifier:
+        return sql.Identifier(f"staged_{self.name}")
+
+    def version_of(self, row: str) -> sql.SQL:
+        return sql.SQL(self.version.format(row=row))
+
+    def same_key(self, left: str, right: str) -> sql.Composed:
+        return sql.SQL(" AND ").join(
+            sql.SQL("{}.{} = {}.{}").format(sql.Identifier(left), sql.Identifier(column), sql.Identifier(right), sql.Identifier(column))
+            for column in self.key
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """Rows that a merge wrote or left as they were."""
+
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+
+    def __add__(self, other: Merged) -> Merged:
+        return Merged(self.inserted + other.inserted, self.updated + other.updated, self.unchanged + other.unchanged)
+
+
+# --- COPY ---------------------------------------------------------------------------------------------------
+
+
+class _CsvStream(RawIOBase):
+    """File object for COPY whose bytes are encoded by another thread, so that encoding and sending overlap."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._chunks: Queue[bytes | BaseException | None] = Queue(maxsize=4)
+        self._rest = b""
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._encode, args=(table,), name="copy-encoder", daemon=True)
+        self._thread.start()
+
+    def _encode(self, table: pa.Table) -> None:
+        import pyarrow as pa
+        from pyarrow import csv
+
+        options = csv.WriteOptions(include_header=False)
+        try:
+            for start in range(0, table.num_rows, CHUNK_ROWS):
+                if self._stopped.is_set():
+                    return
+                sink = pa.BufferOutputStream()
+                csv.write_csv(table.slice(start, CHUNK_ROWS), sink, options)
+                self._chunks.put(sink.getvalue().to_pybytes())
+            self._chunks.put(None)
+        except BaseException as error:  # handed to the reading thread, which raises it
+            self._chunks.put(error)
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:  # type: ignore[override]
+        if not self._rest:
+            chunk = self._chunks.get()
+            if isinstance(chunk, BaseException):
+                raise chunk
+            if chunk is None:
+                self._chunks.put(None)
+                return b""
+            self._rest = chunk
+        if size < 0:
+            size = len(self._rest)
+        head, self._rest = self._rest[:size], self._rest[size:]
+        return head
+
+    def close(self) -> None:
+        self._stopped.set()
+        while self._thread.is_alive():  # a full queue would keep the encoder waiting for ever
+            while not self._chunks.empty():
+                self._chunks.get_nowait()
+            self._thread.join(timeout=0.01)
+        super().close()
+
+
+def _as_csv_columns(table: pa.Table) -> pa.Table:
+    """Lists of strings become Postgres array literals; every other type has a CSV form of its own."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for index, field in enumerate(table.schema):
+        if not pa.types.is_list(field.type):
+            continue
+        column = table.column(index).combine_chunks()
+        if isinstance(column, pa.ChunkedArray):
+            column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], field.type)
+        if column.null_count == len(column):
+            literal = pa.nulls(len(column), pa.string())
+        else:
+            values = pc.replace_substring(pc.replace_substring(column.flatten(), "\\", "\\\\"), '"', '\\"')
+            offsets = pc.cumulative_sum(pc.fill_null(pc.list_value_length(column), 0))
+            quoted = pa.ListArray.from_arrays(
+                pa.concat_arrays([pa.array([0], pa.int32()), offsets.cast(pa.int32())]),
+                pc.binary_join_element_wise('"', pc.fill_null(values, ""), '"', ""),
+            )
+            joined = pc.binary_join_element_wise("{", pc.binary_join(quoted, ","), "}", "")
+            literal = pc.if_else(pc.is_valid(column), joined, pa.scalar(None, pa.string()))
+        table = table.set_column(index, field.name, literal)
+    return table
+
+
+def copy_rows(cursor: Cursor, target: sql.Composable, table: pa.Table) -> int:
+    """COPY an Arrow table into ``target``, columns by name; gives the number of rows.
+
+    A NULL stays NULL and an empty string an empty string. Raises psycopg2's errors.
+    """
+    if table.num_rows == 0:
+        return 0
+    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(target, sql.SQL(", ").join(map(sql.Identifier, table.column_names)))
+    stream = _CsvStream(_as_csv_columns(table))
+    try:
+        cursor.copy_expert(statement.as_string(cursor), stream, size=1 << 18)
+    finally:
+        stream.close()
+    return table.num_rows
+
+
+# --- staging and days ---------------------------------------------------------------------------------------
+
+
+def table_columns(cursor: Cursor, table: MergeTable) -> list[str]:
+    """The columns that are written: all but generated ones and the time of writing."""
+    cursor.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"
+        " AND attgenerated = '' AND attname <> 'ingested_at' ORDER BY attnum",
+        (f"metamon.{table.name}",),
+    )
+    return [name for (name,) in cursor.fetchall()]
+
+
+def create_staging(cursor: Cursor, table: MergeTable) -> None:
+    """A temporary table of the same columns, gone at the end of the transaction."""
+    cursor.execute(
+        sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING GENERATED) ON COMMIT DROP").format(
+            table.staged(), table.qualified
+        )
+    )
+
+
+def partition_name(table: MergeTable, day: date) -> str:
+    return f"{table.name}_{day:%Y%m%d}"
+
+
+def partition(table: MergeTable, day: date) -> sql.Composed:
+    return sql.SQL("partitions.") + sql.Identifier(partition_name(table, day))
+
+
+def partition_exists(cursor: Cursor, table: MergeTable, day: date) -> bool:
+    cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (f"partitions.{partition_name(table, day)}",))
+    return bool(cursor.fetchone()[0])  # type: ignore[index]
+
+
+def existing_days(cursor: Cursor, table: MergeTable) -> list[date]:
+    """The days that have a partition, in order."""
+    cursor.execute(
+        "SELECT to_date(right(c.relname, 8), 'YYYYMMDD') FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+        " WHERE i.inhparent = %s::regclass ORDER BY 1",
+        (f"metamon.{table.name}",),
+    )
+    return [day for (day,) in cursor.fetchall()]
+
+
+def lock_day(cursor: Cursor, source: str, day: date) -> None:
+    """Keep every other writer of this source and day out until the transaction ends."""
+    cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"day:{source}:{day}",))
+
+
+def begin_partition(cursor: Cursor, table: MergeTable, day: date, *, wait: bool) -> bool:
+    """Create the unattached table for a day that does not exist yet; False when the day exists (or, without
+    ``wait``, when somebody else is making it)."""
+    lock = f"partition:{partition_name(table, day)}"
+    if wait:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (lock,))
+    else:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", (lock,))
+        if not cursor.fetchone()[0]:  # type: ignore[index]
+            return False
+    if partition_exists(cursor, table, day):
+        return False
+    cursor.execute(
+        sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING CONSTRAINTS, CHECK (day = {}))").format(
+            partition(table, day), table.qualified, sql.Literal(day)
+        )
+    )
+    return True
+
+
+def attach_partition(cursor: Cursor, table: MergeTable, day: date) -> None:
+    """Index the filled table as its parent is indexed and make it a partition.
+
+    The parent is locked only against other changes of its partitions; readers go on. The check on ``day`` spares
+    the scan that would otherwise prove the bounds.
+    """
+    cursor.execute(
+        sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(
+            partition(table, day), sql.SQL(", ").join(map(sql.Identifier, (*table.key, "day")))
+        )
+    )
+    cursor.execute(
+        sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
+            table.qualified, partition(table, day), sql.Literal(day), sql.Literal(date.fromordinal(day.toordinal() + 1))
+        )
+    )
+    cursor.execute(sql.SQL("ANALYZE {}").format(partition(table, day)))
+
+
+# --- merging ------------------------------------------------------------------------------------------------
+
+
+def allow_bulk_memory(cursor: Cursor) -> None:
+    """Room for hash joins and index builds over a whole day, for this transaction only."""
+    cursor.execute("SET LOCAL work_mem = '256MB'")
+    cursor.execute("SET LOCAL maintenance_work_mem = '512MB'")
+
+
+def remove_duplicates(cursor: Cursor, table: MergeTable, target: sql.Composable, *, per_day: bool) -> list[tuple[dict[str, object], bool]]:
+    """Keep the newest version of each key in ``target``; gives what was removed, and whether it contradicts.
+
+    A version contradicts the one that was kept when neither is newer by more than its content: somebody wrote two
+    different rows under one id.
+    """
+    key = [*table.key, "day"] if per_day else list(table.key)
+    keys = sql.SQL(", ").join(map(sql.Identifier, key))
+    cursor.execute(
+        sql.SQL(
+            "WITH twice AS (SELECT {keys} FROM {target} GROUP BY {keys} HAVING count(*) > 1),"
+            " ranked AS (SELECT t.ctid AS place, t.content_hash,"
+            "   row_number() OVER w AS rank,"
+            "   ROW({version}) AS version, first_value(ROW({version})) OVER w AS best, first_value(t.content_hash) OVER w AS kept"
+            "   FROM {target} t JOIN twice USING ({keys})"
+            "   WINDOW w AS (PARTITION BY {keys} ORDER BY ROW({version}) DESC, t.content_hash DESC)),"
+            " removed AS (DELETE FROM {target} t USING ranked r WHERE t.ctid = r.place AND r.rank > 1"
+            "   RETURNING to_jsonb(t) AS removed_row, r.content_hash <> r.kept AND r.version = r.best AS contradicts)"
+            " SELECT removed_row, contradicts FROM removed"
+        ).format(keys=keys, target=target, version=table.version_of("t"))
+    )
+    return cursor.fetchall()
+
+
+def merge_day(cursor: Cursor, table: MergeTable, columns: Sequence[str], day: date | None) -> Merged:
+    """Merge the staged rows of a day (all, for a table without days) into the table: new and newer rows only.
+
+    A row whose content is the same is not written, so that reading a day again leaves no dead rows behind.
+    """
+    target = partition(table, day) if table.partitioned and day is not None else table.qualified
+    of_day = sql.SQL("s.day = {}").format(sql.Literal(day)) if table.partitioned else sql.SQL("true")
+    names = sql.SQL(", ").join(map(sql.Identifier, columns))
+    newer = sql.SQL("({}, {}.content_hash) > ({}, t.content_hash)")
+    statement = sql.SQL(
+        "WITH changed AS (SELECT {staged_names} FROM {staged} s LEFT JOIN {target} t ON {same_key}"
+        "   WHERE {of_day} AND (t.content_hash IS NULL OR (t.content_hash <> s.content_hash AND {newer_staged}))),"
+        " written AS (INSERT INTO {target} AS t ({names}) SELECT {names} FROM changed"
+        "   ON CONFLICT ({key}) DO UPDATE SET {assignments}, ingested_at = statement_timestamp()"
+        "   WHERE t.content_hash <> excluded.content_hash AND {newer_excluded}"
+        "   RETURNING (xmax = 0) AS inserted)"
+        " SELECT count(*) FILTER (WHERE inserted), count(*) FILTER (WHERE NOT inserted),"
+        "   (SELECT count(*) FROM {staged} s WHERE {of_day}) FROM written"
+    ).format(
+        staged_names=sql.SQL(", ").join(sql.SQL("s.") + sql.Identifier(name) for name in columns),
+        names=names,
+        staged=table.staged(),
+        target=target,
+        same_key=table.same_key("s", "t"),
+        of_day=of_day,
+        newer_staged=newer.format(table.version_of("s"), sql.Identifier("s"), table.version_of("t")),
+        newer_excluded=newer.format(table.version_of("excluded"), sql.Identifier("excluded"), table.version_of("t")),
+        key=sql.SQL(", ").join(map(sql.Identifier, (*table.key, "day") if table.partitioned else table.key)),
+        assignments=sql.SQL(", ").join(
+            sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in columns if name not in (*table.key, "day")
+        ),
+    )
+    cursor.execute(statement)
+    inserted, updated, staged = cursor.fetchone()  # type: ignore[misc]
+    return Merged(inserted, updated, staged - inserted - updated)
+
+
+def merge_staged(cursor: Cursor, table: MergeTable) -> tuple[Merged, list[date]]:
+    """Merge everything staged for a table, day by day; gives the counts and the days that changed.
+
+    The caller holds the locks of the days and has removed duplicates.
+    """
+    columns = table_columns(cursor, table)
+    cursor.execute(sql.SQL("ANALYZE {}").format(table.staged()))
+    if not table.partitioned:
+        merged = merge_day(cursor, table, columns, None)
+        return merged, []
+    cursor.execute(sql.SQL("SELECT day, count(*) FROM {} GROUP BY day ORDER BY day").format(table.staged()))
+    total, changed = Merged(), []
+    for day, rows in cursor.fetchall():
+        if begin_partition(cursor, table, day, wait=True):
+            cursor.execute(
+                sql.SQL("INSERT INTO {target} ({names}) SELECT {names} FROM {staged} WHERE day = {day}").format(
+                    target=partition(table, day),
+                    names=sql.SQL(", ").join(map(sql.Identifier, columns)),
+                    staged=table.staged(),
+                    day=sql.Literal(day),
+                )
+            )
+            attach_partition(cursor, table, day)
+            merged = Merged(inserted=rows)
+        else:
+            merged = merge_day(cursor, table, columns, day)
+        total += merged
+        if merged.inserted or merged.updated:
+            changed.append(day)
+    return total, changed
+
+
+def ensure_partitions(cursor: Cursor, tables: Iterable[MergeTable], day: date) -> None:
+    """Make sure that a day exists in each table, empty where nothing has been read for it."""
+    for table in tables:
+        if table.partitioned:
+            cursor.execute("SELECT metamon.ensure_partition(%s, %s)", (table.name, day))

@@ -1,0 +1,94 @@
+"""What all tests share: a real Postgres, a fresh migrated database for each test, and the shared data where it is.
+
+Every pytest process (each xdist worker) runs a server of its own, started when the first test asks for it and
+stopped when the session ends; a guard process stops it also when this process dies by kill -9.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from psycopg2 import sql
+
+from metamon_assets.warehouse import connect
+from metamon_assets.warehouse.migrations import migrate
+from metamon_assets.warehouse.postgres import ADMINISTRATOR, EmbeddedPostgres
+from metamon_assets.warehouse.roles import OWNER, ensure_roles
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TEMPLATE = "metamon"
+# Tests lose nothing by a crash of the machine, so nothing needs to reach the disk. (Tests of durability make their own server.)
+TEST_SETTINGS = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "128MB", "max_wal_size": "1GB", "autovacuum": "off"}
+GUARD = """
+import shutil, sys
+from pathlib import Path
+from metamon_assets.warehouse.postgres import EmbeddedPostgres
+sys.stdin.read()  # ends when the test process closes its end, however it ends
+home = Path(sys.argv[1])
+try:
+    EmbeddedPostgres(home).stop()
+finally:
+    shutil.rmtree(home, ignore_errors=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the repository (or METAMON_SHARED_DATA); skips where there is none."""
+    folder = Path(os.environ.get("METAMON_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no shared data in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A running server with a migrated database to copy."""
+    home = Path(tempfile.mkdtemp(prefix="metamon-test-"))
+    home.chmod(0o755)
+    guard = subprocess.Popen([sys.executable, "-c", GUARD, str(home)], stdin=subprocess.PIPE, cwd=REPOSITORY, start_new_session=True)
+    try:
+        server = EmbeddedPostgres(home, settings=TEST_SETTINGS)
+        server.start()
+        migrate(server.url(TEMPLATE, ADMINISTRATOR))
+        yield server
+    finally:
+        assert guard.stdin is not None
+        guard.stdin.close()
+        guard.wait(60)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def database_name(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """A fresh copy of the migrated database, dropped after the test."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    administrator = connect(postgres.url("postgres", ADMINISTRATOR))
+    administrator.autocommit = True  # CREATE DATABASE takes no transaction
+    try:
+        with administrator.cursor() as cursor:
+            names = {"name": sql.Identifier(name), "template": sql.Identifier(TEMPLATE), "owner": sql.Identifier(OWNER)}
+            cursor.execute(sql.SQL("CREATE DATABASE {name} TEMPLATE {template} OWNER {owner}").format(**names))
+            # Rights on a database are not copied with it.
+            cursor.execute(sql.SQL("REVOKE ALL ON DATABASE {name} FROM PUBLIC").format(**names))
+            inside = connect(postgres.url(name, ADMINISTRATOR))
+            ensure_roles(inside)
+            inside.close()
+            yield name
+            cursor.execute(sql.SQL("DROP DATABASE {name} WITH (FORCE)").format(**names))
+    finally:
+        administrator.close()
+
+
+@pytest.fixture
+def database(postgres: EmbeddedPostgres, database_name: str) -> str:
+    """URL of a fresh migrated database, for the role that owns it."""
+    return postgres.url(database_name)
