@@ -59,11 +59,11 @@ install-dev: $(DEV)
 	$(UV) venv --quiet --python "$(PYTHON)" .venv
 
 $(RUN): requirements.lock pyproject.toml | .venv/bin/python
-	$(UV) pip install --quiet --require-hashes -r requirements.lock
+	$(UV) pip install --require-hashes -r requirements.lock
 	$(UV) pip install --quiet --offline --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(DEV): requirements-dev.lock pyproject.toml | .venv/bin/python
-	$(UV) pip install --quiet --require-hashes -r requirements-dev.lock
+	$(UV) pip install --require-hashes -r requirements-dev.lock
 	$(UV) pip install --quiet --offline --no-deps --no-build-isolation -e .
 	@touch $@ $(RUN)

@@ -36,7 +36,7 @@ Any one of these mends it:
   - name your package index, for example: export PIP_INDEX_URL=https://…/simple"""
 
 
-class CannotFetch(Exception):
+class CannotFetchError(Exception):
     """This way of fetching uv does not work here; the message says why."""
 
 
@@ -85,12 +85,12 @@ def locked() -> tuple[str, frozenset[str]]:
 def by_pip(python: str) -> None:
     """Installs uv with the pip of ``python``."""
     if subprocess.run([python, "-c", "import pip"], capture_output=True, check=False).returncode:
-        raise CannotFetch("it has no pip")
+        raise CannotFetchError("it has no pip")
     with tempfile.TemporaryDirectory(prefix="fetched-", dir=TOOLS) as folder:
         command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
         done = subprocess.run([*command, "--target", folder, "-r", str(LOCK)], capture_output=True, text=True, check=False)
         if done.returncode:
-            raise CannotFetch(f"pip could not install it: {(done.stderr or done.stdout).strip()[-600:]}")
+            raise CannotFetchError(f"pip could not install it: {(done.stderr or done.stdout).strip()[-600:]}")
         place(Path(folder, "bin", "uv"))
 
 
@@ -99,7 +99,7 @@ def by_ensurepip() -> None:
     with tempfile.TemporaryDirectory(prefix="pip-", dir=TOOLS) as folder:
         made = subprocess.run([sys.executable, "-m", "venv", folder], capture_output=True, text=True, check=False)
         if made.returncode:
-            raise CannotFetch("it cannot make an environment with pip in it (Debian: python3-venv is not installed)")
+            raise CannotFetchError("it cannot make an environment with pip in it (Debian: python3-venv is not installed)")
         by_pip(str(Path(folder, "bin", "python")))
 
 
@@ -120,13 +120,13 @@ def by_index(settings: dict[str, str]) -> None:
     configured = (os.environ.get("UV_DEFAULT_INDEX"), os.environ.get("UV_INDEX_URL"), settings.get("index-url"))
     indexes = [url for url in configured if url] + settings.get("extra-index-url", "").split()
     if not indexes:
-        raise CannotFetch("no package index is configured (PIP_INDEX_URL, UV_DEFAULT_INDEX, pip.conf)")
+        raise CannotFetchError("no package index is configured (PIP_INDEX_URL, UV_DEFAULT_INDEX, pip.conf)")
     context = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or settings.get("cert"))
     problems = []
     for index in indexes:
         try:
             wheel = wheel_from(index.strip().rstrip("/") + "/uv/", context)
-        except (OSError, CannotFetch) as error:  # URLError and HTTPError are OSErrors
+        except (OSError, CannotFetchError) as error:  # URLError and HTTPError are OSErrors
             problems.append(str(error))
             continue
         with tempfile.TemporaryDirectory(prefix="fetched-", dir=TOOLS) as folder:
@@ -136,7 +136,7 @@ def by_index(settings: dict[str, str]) -> None:
                 member = next(name for name in archive.namelist() if name.endswith("/scripts/uv"))
                 place(Path(archive.extract(member, folder)))
         return
-    raise CannotFetch("the configured package index does not give it: " + "; ".join(problems))
+    raise CannotFetchError("the configured package index does not give it: " + "; ".join(problems))
 
 
 def wheel_from(page: str, context: ssl.SSLContext) -> bytes:
@@ -150,9 +150,9 @@ def wheel_from(page: str, context: ssl.SSLContext) -> bytes:
         if name.startswith(f"uv-{version}-py3-none-") and fits(name):
             wheel = get(address, context)
             if hashlib.sha256(wheel).hexdigest() not in hashes:
-                raise CannotFetch(f"{name} does not have the hash of tools/uv.lock")
+                raise CannotFetchError(f"{name} does not have the hash of tools/uv.lock")
             return wheel
-    raise CannotFetch(f"it offers no uv {version} for {platform.system()} on {platform.machine()}")
+    raise CannotFetchError(f"it offers no uv {version} for {platform.system()} on {platform.machine()}")
 
 
 def fits(wheel: str) -> bool:
@@ -168,7 +168,7 @@ def get(url: str, context: ssl.SSLContext) -> bytes:
     """The body at ``url``; a password in the address is sent, and never shown."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in {"http", "https"}:
-        raise CannotFetch(f"the index must be an http(s) address, not {parts.scheme or 'a path'}")
+        raise CannotFetchError(f"the index must be an http(s) address, not {parts.scheme or 'a path'}")
     host = parts.netloc.rpartition("@")[2]
     request = urllib.request.Request(urllib.parse.urlunsplit(parts._replace(netloc=host)))  # noqa: S310 - scheme checked above
     request.add_header("Accept", "text/html, application/octet-stream;q=0.9, */*;q=0.1")
@@ -206,7 +206,7 @@ def find_or_bring() -> str:
     ):
         try:
             fetch()
-        except CannotFetch as error:
+        except CannotFetchError as error:
             attempts.append(f"  {way}: {error}")
         else:
             return str(own)
@@ -215,8 +215,8 @@ def find_or_bring() -> str:
 
 def main() -> None:
     """Replaces this process by uv with the same arguments."""
-    if sys.version_info < (3, 11):
-        raise SystemExit(f"make: Metamon needs Python 3.11 or newer; this is {platform.python_version()}. Name another: make PYTHON=python3.11")
+    if sys.version_info < (3, 11):  # noqa: UP036 - whatever python3 is on this machine runs this file
+        raise SystemExit(f"make: Metamon needs Python 3.11 or newer, not {platform.python_version()}: name one by make PYTHON=python3.11")
     program = find_or_bring()
     os.execve(program, [program, *sys.argv[1:]], environment_for_uv(pip_settings()))  # noqa: S606
 
