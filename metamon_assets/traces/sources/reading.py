@@ -1,0 +1,239 @@
+"""Files on disk: which ones, and their lines, a chunk at a time.
+
+Here belongs what the file and OTLP sources share below the level of rows: finding files, telling by a dated
+name whether one can hold a window, and splitting plain or gzip-compressed text into complete lines without
+ever holding more than a chunk. What a line means is the sources' business.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import BinaryIO
+
+from metamon_assets.traces.sources.base import SourceError, Window
+
+CHUNK_BYTES = 8 * 1024 * 1024
+MAX_LINE_BYTES = 16 * 1024 * 1024
+RAW_KEPT = 64 * 1024  # of a line that cannot be read, for quarantine
+MARGIN = timedelta(days=1)  # a child may start on the day after its root, a file may be named in local time
+
+# Only names that are a date and nothing else: in backup-2026-08-22.jsonl it is the day of the backup.
+_DATED = re.compile(r"(?:(?:day|date|dt)=)?(\d{4})-(\d{2})-(\d{2})(?:[-_](?:part[-_]?)?\d+)?")
+_HIVE = re.compile(r"year=(\d{4})/month=0?(\d{1,2})/day=0?(\d{1,2})(?!\d)")
+_GZIP_MAGIC = b"\x1f\x8b"
+_UTF8_MARK = b"\xef\xbb\xbf"
+_OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file of a source, as it stood when the listing was made."""
+
+    path: Path
+    relative: str  # below the configured folder (of a configured file: its name), with forward slashes
+    size: int  # bytes
+    modified: datetime  # UTC
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Complete lines without their ends. ``first`` is the number of the first one, from 1.
+
+    ``fault`` tells why the file stopped in the middle ("truncated_gzip"), or that the one line of this chunk is
+    only the beginning of a line that is too long ("line_too_long"); ``unfinished`` that the last line has no end.
+    """
+
+    lines: list[bytes]
+    first: int
+    fault: str | None = None
+    unfinished: bool = False
+
+
+def find_files(paths: Iterable[str | Path], suffixes: tuple[str, ...]) -> list[SourceFile]:
+    """The files at ``paths`` (files, folders searched through, patterns such as ``logs/*.jsonl``), sorted by path.
+
+    In folders, files with other suffixes and hidden ones are passed over; a file that is named must have one of
+    ``suffixes``. Raises SourceError for what is missing or cannot be listed.
+    """
+    found: dict[Path, SourceFile] = {}
+    for given in paths:
+        path = Path(given)
+        for match in _expand(path):
+            if match.is_dir():
+                for file in _walk(match, suffixes):
+                    found.setdefault(file, _stat(file, file.relative_to(match).as_posix()))
+            elif match.name.lower().endswith(suffixes):
+                found.setdefault(match, _stat(match, match.name))
+            else:
+                raise SourceError(f"{match}: cannot tell what it is by its name; rename it to end with {', '.join(suffixes)}")
+    return [found[path] for path in sorted(found)]
+
+
+def day_of_name(relative: str) -> date | None:
+    """The UTC day that a file's name or a folder declares: 2026-08-22.jsonl, 2026-08-22_part-1.csv, day=2026-08-22/, year=/month=/day=/."""
+    *folders, name = relative.split("/")
+    for part in (name.split(".")[0], *reversed(folders)):
+        if match := _DATED.fullmatch(part):
+            return _date(*match.groups())
+    hive = _HIVE.findall(relative)
+    return _date(*hive[-1]) if hive else None
+
+
+def can_hold(file: SourceFile, window: Window) -> bool:
+    """Whether a file may hold runs of the window, judged by a dated name: its day and one day on each side."""
+    day = day_of_name(file.relative)
+    if day is None:
+        return True
+    midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    return overlaps(midnight, midnight + timedelta(days=1), window)
+
+
+def overlaps(first: datetime, last: datetime, window: Window) -> bool:
+    """Whether runs that started between ``first`` and ``last`` may belong to traces of the window."""
+    return first < window.end + MARGIN and last >= window.start - MARGIN
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """A file's bytes, uncompressed when it is gzip (known by its content, not its name). Raises SourceError."""
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - the caller closes it
+        magic = file.read(2)
+        file.seek(0)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if magic == _GZIP_MAGIC:
+        file.close()
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if magic in _OTHER_MARKS:
+        file.close()
+        raise SourceError(f"{path}: is UTF-16; convert it to UTF-8, for example with iconv -f UTF-16 -t UTF-8")
+    return file
+
+
+def read_lines(path: Path, max_line_bytes: int = MAX_LINE_BYTES, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
+    """A text file as chunks of complete lines, blank ones included, in flat memory.
+
+    A line over ``max_line_bytes`` is never held: its beginning comes as a chunk of its own with a fault. Raises
+    SourceError when the file cannot be read.
+    """
+    number, rest, skipping = 1, b"", False
+    with open_bytes(path) as file:
+        started = False
+        while True:
+            block, fault = _read(path, file, chunk_bytes)
+            if not started:
+                started, block = True, block.removeprefix(_UTF8_MARK)
+            if skipping:
+                end = block.find(b"\n")
+                if end < 0 and block:
+                    continue
+                block, skipping, number = block[end + 1 :] if end >= 0 else b"", False, number + 1
+            if not block:
+                if rest or fault:
+                    yield Chunk([rest], number, fault, unfinished=True)
+                return
+            cut = block.rfind(b"\n")
+            if cut >= 0:
+                lines = (rest + block[:cut] if rest else block[:cut]).split(b"\n")
+                rest = block[cut + 1 :]
+                for piece in _within_limit(lines, number, max_line_bytes):
+                    yield piece
+                number += len(lines)
+            else:
+                rest += block
+            if len(rest) > max_line_bytes:
+                yield Chunk([rest[:RAW_KEPT]], number, "line_too_long")
+                rest, skipping = b"", True
+            if fault:
+                yield Chunk([rest], number, fault, unfinished=True)
+                return
+
+
+def unreadable(path: Path, error: OSError) -> SourceError:
+    """The error for a file that the system does not give us."""
+    if isinstance(error, FileNotFoundError):
+        advice = "check the path"
+    elif isinstance(error, PermissionError):
+        advice = "give this user the right to read it"
+    else:
+        advice = "check the disk and try again"
+    return SourceError(f"{path}: cannot be read: {error.strerror or error}; {advice}")
+
+
+def _within_limit(lines: list[bytes], number: int, limit: int) -> Iterator[Chunk]:
+    """One chunk, unless a line is too long; those are cut out."""
+    start = 0
+    for index in [index for index, line in enumerate(lines) if len(line) > limit] if max(map(len, lines)) > limit else []:
+        if start < index:
+            yield Chunk(lines[start:index], number + start)
+        yield Chunk([lines[index][:RAW_KEPT]], number + index, "line_too_long")
+        start = index + 1
+    if start < len(lines):
+        yield Chunk(lines[start:], number + start)
+
+
+def _read(path: Path, file: BinaryIO, size: int) -> tuple[bytes, str | None]:
+    """The next block, and why there is no more than that."""
+    if not isinstance(file, gzip.GzipFile):
+        try:
+            return file.read(size), None
+        except OSError as error:
+            raise unreadable(path, error) from error
+    pieces: list[bytes] = []
+    try:
+        # In small steps, since a failing read gives nothing of what it had unpacked.
+        while size > 0 and (piece := file.read1(min(size, 64 * 1024))):
+            pieces.append(piece)
+            size -= len(piece)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return b"".join(pieces), "truncated_gzip"
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return b"".join(pieces), None
+
+
+def _expand(path: Path) -> list[Path]:
+    try:
+        if path.exists():
+            return [path]
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if any(mark in str(path) for mark in "*?["):
+        matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if path.is_absolute() else sorted(Path().glob(str(path)))
+        if matches:
+            return matches
+        raise SourceError(f"{path}: no file matches; check the pattern")
+    raise SourceError(f"{path}: does not exist; check the path in the source's settings")
+
+
+def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    def fail(error: OSError) -> None:
+        raise unreadable(Path(error.filename or folder), error)
+
+    for parent, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith((".", "_")) and name.lower().endswith(suffixes):
+                yield Path(parent, name)
+
+
+def _stat(path: Path, relative: str) -> SourceFile:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return SourceFile(path, relative, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+
+
+def _date(year: str, month: str, day: str) -> date | None:
+    try:
+        return date(int(year), int(month), int(day))
+    except ValueError:
+        return None
