@@ -127,7 +127,20 @@ FEEDBACK = pa.schema(FEEDBACK_FIELDS)
 EVENTS = pa.schema(EVENT_FIELDS)
 GAUGES = pa.schema(GAUGE_FIELDS)
 
-RUN_TYPES = ("chain", "agent", "llm", "tool", "retriever", "embedding", "reranker", "guardrail", "evaluator", "prompt", "parser", "workflow")
+RUN_TYPES = (
+    "chain",
+    "agent",
+    "llm",
+    "tool",
+    "retriever",
+    "embedding",
+    "reranker",
+    "guardrail",
+    "evaluator",
+    "prompt",
+    "parser",
+    "workflow",
+)
 STATUSES = ("success", "error", "pending", "abandoned")
 COST_SOURCES = ("reported", "computed", "unpriced")
 EVENT_KINDS = ("deployment", "version", "model", "prompt", "configuration", "incident", "other")

@@ -54,6 +54,7 @@ CREATE TABLE metamon.traces (
     metadata jsonb,
     time_declared boolean NOT NULL DEFAULT false,
     root_inferred boolean NOT NULL DEFAULT false,
+    derived_columns text[],
     observed_time timestamptz NOT NULL,
     ingested_at timestamptz NOT NULL DEFAULT statement_timestamp(),
     content_hash bigint NOT NULL GENERATED ALWAYS AS (hash_record_extended(ROW(
@@ -125,11 +126,13 @@ COMMENT ON COLUMN metamon.traces.tags IS 'Labels that the source attached.';
 COMMENT ON COLUMN metamon.traces.metadata IS 'Everything else that the source said about the run, redacted.';
 COMMENT ON COLUMN metamon.traces.time_declared IS 'True when the source gave no time and start_time is one declared at ingest.';
 COMMENT ON COLUMN metamon.traces.root_inferred IS 'True when the trace''s real root was never seen and its earliest topmost run stands in for it.';
+COMMENT ON COLUMN metamon.traces.derived_columns IS 'Columns of a root that the source left empty and that were added up from the child runs.';
 COMMENT ON COLUMN metamon.traces.observed_time IS 'How fresh this version is: when the source answered, or the file was last modified. Breaks ties between versions.';
 COMMENT ON COLUMN metamon.traces.ingested_at IS 'When this version was written here.';
 COMMENT ON COLUMN metamon.traces.content_hash IS 'Hash over what the source said, used to tell a changed row from an unchanged one.';
 CREATE INDEX traces_time ON metamon.traces USING brin (start_time, end_time) WITH (pages_per_range = 32, autosummarize = on);
 CREATE INDEX traces_trace ON metamon.traces (trace_id);
+CREATE INDEX traces_inferred ON metamon.traces (trace_id) WHERE root_inferred;
 CREATE INDEX traces_pending ON metamon.traces (run_id) WHERE status = 'pending';
 
 CREATE TABLE metamon.spans (LIKE metamon.traces INCLUDING ALL EXCLUDING INDEXES) PARTITION BY RANGE (day);
@@ -287,7 +290,7 @@ CREATE TABLE metamon.ingestion_ledger (
     window_end timestamptz,
     started_at timestamptz NOT NULL,
     finished_at timestamptz,
-    status text NOT NULL CHECK (status IN ('complete', 'empty', 'failed')),
+    status text NOT NULL CHECK (status IN ('running', 'complete', 'empty', 'failed')),
     rows_read bigint NOT NULL DEFAULT 0,
     rows_inserted bigint NOT NULL DEFAULT 0,
     rows_updated bigint NOT NULL DEFAULT 0,
@@ -313,7 +316,7 @@ COMMENT ON COLUMN metamon.ingestion_ledger.window_start IS 'Start of the window 
 COMMENT ON COLUMN metamon.ingestion_ledger.window_end IS 'End of the window (exclusive); NULL when everything was read.';
 COMMENT ON COLUMN metamon.ingestion_ledger.started_at IS 'When reading began.';
 COMMENT ON COLUMN metamon.ingestion_ledger.finished_at IS 'When the rows were committed or the read was given up.';
-COMMENT ON COLUMN metamon.ingestion_ledger.status IS 'complete; empty: the source answered and had no rows; failed: nothing was written and message says why.';
+COMMENT ON COLUMN metamon.ingestion_ledger.status IS 'running; complete; empty: the source answered and had no rows; failed: nothing was written and message says why.';
 COMMENT ON COLUMN metamon.ingestion_ledger.rows_read IS 'Rows that the source gave, rejected ones included.';
 COMMENT ON COLUMN metamon.ingestion_ledger.rows_inserted IS 'Rows that were new here.';
 COMMENT ON COLUMN metamon.ingestion_ledger.rows_updated IS 'Rows that replaced an older version.';

@@ -1,0 +1,185 @@
+"""One way in for every source: read, normalise, merge, book. Assets, the live feed and the command line all call it.
+
+Here belongs the order of the steps and what happens when one fails: the rows of a read and its ledger entry are
+committed together or not at all, so a window is either as the source said or as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import psycopg2
+
+from metamon_assets.errors import MetamonError
+from metamon_assets.traces import ledger
+from metamon_assets.traces.ledger import LedgerEntry
+from metamon_assets.traces.merge import RunMerge
+from metamon_assets.traces.normalise import Normalised, Rules, normalise_events, normalise_feedback, normalise_gauges, normalise_runs
+from metamon_assets.traces.sources.base import Batch, Kind, Reject, Source, SourceError, Window
+from metamon_assets.traces.tables import EVENTS, FEEDBACK, GAUGE_SAMPLES
+from metamon_assets.warehouse import merge
+from metamon_assets.warehouse.merge import MergeTable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from psycopg2.extensions import connection as Connection
+    from psycopg2.extensions import cursor as Cursor
+
+Progress = Callable[[int], None]  # called with the rows read so far
+
+# Kinds whose rows stand for themselves: where they go, what puts them in order, and into a day and a window.
+_SIMPLE: dict[Kind, tuple[MergeTable, Callable[[Batch, Rules], Normalised], str]] = {
+    Kind.FEEDBACK: (FEEDBACK, normalise_feedback, "created_at"),
+    Kind.EVENTS: (EVENTS, normalise_events, "time"),
+    Kind.GAUGES: (GAUGE_SAMPLES, normalise_gauges, "time"),
+}
+
+
+class IngestError(MetamonError):
+    """A read failed; nothing of it was written. The message says what, where and how to mend it."""
+
+
+def ingest(
+    connection: Connection,
+    source: Source,
+    kind: Kind,
+    window: Window | None,
+    rules: Rules,
+    *,
+    dagster_run_id: str | None = None,
+    progress: Progress | None = None,
+) -> LedgerEntry:
+    """Read ``kind`` from ``source`` for ``window`` (None: everything it has) and merge it; gives the ledger entry.
+
+    Raises IngestError when the source cannot be read whole or the database fails: then no row has been written
+    and, unless the database is gone, the ledger has a failed entry with the message.
+    """
+    entry = ledger.open_entry(
+        connection, source.name, source.project, kind, window, started_at=datetime.now(UTC), dagster_run_id=dagster_run_id
+    )
+    where = f"{source.name} {source.project!r}, {kind}" + (
+        f" of {window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M}" if window else ""
+    )
+    try:
+        with connection, connection.cursor() as cursor:
+            if window is not None:
+                entry.count = source.count(window)
+            batches = source.read(kind, window or _ALL_TIME)
+            reader = _read_runs if kind is Kind.RUNS else _read_simple
+            reader(cursor, source, entry, _counted(batches, entry, progress), rules)
+            entry.status = "complete" if entry.rows_read else "empty"
+            ledger.close_entry(cursor, entry)
+    except SourceError as error:
+        ledger.fail_entry(connection, entry, str(error))
+        raise IngestError(f"{where}: {error}") from error
+    except psycopg2.OperationalError as error:
+        raise IngestError(_database_failed(connection, entry, where, error)) from error
+    except BaseException as error:
+        ledger.fail_entry(connection, entry, f"{type(error).__name__}: {error}")
+        raise
+    return entry
+
+
+_ALL_TIME = Window(datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
+
+
+def _database_failed(connection: Connection, entry: LedgerEntry, where: str, error: psycopg2.OperationalError) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    full = isinstance(error, psycopg2.errors.DiskFull)
+    mend = "Free some room on the database's disk" if full else "Check the server with `metamon doctor`"
+    message = f"the database failed ({reason}); nothing was written. {mend}, then read the window again."
+    if not connection.closed:
+        ledger.fail_entry(connection, entry, message)
+    return f"{where}: {message}"
+
+
+def _counted(batches: Iterable[Batch], entry: LedgerEntry, progress: Progress | None) -> Iterable[Batch]:
+    for batch in batches:
+        entry.rows_read += batch.rows.num_rows + len(batch.rejects)
+        yield batch
+        if progress is not None:
+            progress(entry.rows_read)
+
+
+def _read_runs(cursor: Cursor, source: Source, entry: LedgerEntry, batches: Iterable[Batch], rules: Rules) -> None:
+    runs = RunMerge(cursor, source.name, entry.window, across_projects=source.name == "otlp")
+    for batch in batches:
+        runs.add(_normalised(cursor, entry, batch, rules, normalise_runs))
+    counts = runs.finish()
+    ledger.quarantine(cursor, entry, counts.conflicts, rules.redactor, store_payloads=rules.store_payloads)
+    entry.rows_inserted, entry.rows_updated, entry.rows_unchanged = counts.inserted, counts.updated, counts.unchanged
+    entry.rows_duplicate, entry.rows_moved, entry.rows_outside = counts.duplicate, counts.moved, counts.outside
+    entry.days = tuple(sorted(counts.days))
+
+
+def _read_simple(cursor: Cursor, source: Source, entry: LedgerEntry, batches: Iterable[Batch], rules: Rules) -> None:
+    table, normalise, time_column = _SIMPLE[entry.kind]
+    merge.create_staging(cursor, table)
+    days = set()
+    for batch in batches:
+        rows = _inside(_normalised(cursor, entry, batch, rules, normalise), entry, time_column)
+        if table.partitioned:
+            rows = _with_day(rows, time_column)
+            days.update(rows["day"].unique().to_pylist())
+        merge.copy_rows(cursor, table.staged(), rows)
+    for day in sorted(days):
+        merge.lock_day(cursor, source.name, day)
+    conflicts = []
+    for row, contradicts in merge.remove_duplicates(cursor, table, table.staged(), per_day=False):
+        if contradicts:
+            conflicts.append(_conflict(entry.kind, table, row))
+        else:
+            entry.rows_duplicate += 1
+    ledger.quarantine(cursor, entry, conflicts, rules.redactor, store_payloads=rules.store_payloads)
+    merged, changed = merge.merge_staged(cursor, table)
+    entry.rows_inserted, entry.rows_updated, entry.rows_unchanged = merged.inserted, merged.updated, merged.unchanged
+    entry.days = tuple(changed)
+
+
+def _normalised(
+    cursor: Cursor, entry: LedgerEntry, batch: Batch, rules: Rules, normalise: Callable[[Batch, Rules], Normalised]
+) -> pa.Table:
+    """The good rows of a batch; its bad ones go to quarantine, its excluded ones are counted."""
+    normalised = normalise(batch, rules)
+    entry.rows_excluded += normalised.excluded
+    rejects = (*batch.rejects, *normalised.rejects)
+    if rejects:
+        ledger.quarantine(cursor, entry, rejects, rules.redactor, store_payloads=rules.store_payloads)
+    return normalised.rows
+
+
+def _inside(rows: pa.Table, entry: LedgerEntry, time_column: str) -> pa.Table:
+    """The rows that happened (feedback: were given or edited) in the window; the others are counted as outside."""
+    import pyarrow.compute as pc
+
+    if entry.window is None:
+        return rows
+    inside = pc.and_(pc.greater_equal(rows[time_column], entry.window.start), pc.less(rows[time_column], entry.window.end))
+    if "modified_at" in rows.column_names:
+        edited = pc.and_(pc.greater_equal(rows["modified_at"], entry.window.start), pc.less(rows["modified_at"], entry.window.end))
+        inside = pc.or_(inside, pc.fill_null(edited, False))
+    kept = rows.filter(inside)
+    entry.rows_outside += rows.num_rows - kept.num_rows
+    return kept
+
+
+def _with_day(rows: pa.Table, time_column: str) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return rows.append_column("day", pc.cast(pc.floor_temporal(rows[time_column], unit="day"), pa.date32()))
+
+
+def _conflict(kind: Kind, table: MergeTable, row: dict[str, object]) -> Reject:
+    import orjson
+
+    key = ", ".join(str(row[column]) for column in table.key)
+    return Reject(
+        kind=kind,
+        reason="conflicting_duplicate",
+        detail=f"{key} stands twice in this read with different contents; one version was kept. Give each row an id of its own.",
+        location=key,
+        raw=orjson.dumps(row).decode(),
+    )

@@ -1,0 +1,185 @@
+"""The books of ingestion: a ledger entry for every read, however it ends, and the quarantine of rejected rows.
+
+An entry is committed as ``running`` before the first row is read and closed in the same transaction that writes
+the rows, so that the books and the rows cannot disagree. While a read runs it holds an advisory lock on its entry;
+an entry that is ``running`` and whose lock is free belongs to a process that died.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import TYPE_CHECKING
+
+import orjson
+from psycopg2.extras import execute_values
+
+from metamon_assets.traces.sources.base import Kind, Reject, SourceCount, Window
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+    from psycopg2.extensions import cursor as Cursor
+
+    from metamon_assets.traces.redaction import Redactor
+
+RAW_LIMIT = 64 * 1024  # characters of a rejected row that are kept
+_LOCK_CLASS = 20_481  # keeps these advisory locks apart from others with the same number
+
+
+@dataclass(slots=True)
+class LedgerEntry:
+    """One read of one source: what was asked for and what became of every row."""
+
+    ledger_id: int
+    source: str
+    project: str
+    kind: Kind
+    window: Window | None
+    rows_read: int = 0
+    rows_inserted: int = 0
+    rows_updated: int = 0
+    rows_unchanged: int = 0
+    rows_duplicate: int = 0
+    rows_moved: int = 0
+    rows_excluded: int = 0
+    rows_rejected: int = 0
+    rows_outside: int = 0
+    reject_reasons: Counter[str] = field(default_factory=Counter)
+    days: tuple[date, ...] = ()
+    count: SourceCount = SourceCount()
+    status: str = "running"
+    message: str | None = None
+
+    @property
+    def rows_written(self) -> int:
+        return self.rows_inserted + self.rows_updated
+
+    @property
+    def rows_accounted_for(self) -> int:
+        """Must equal ``rows_read``: every row that was read is one of these."""
+        return self.rows_written + self.rows_unchanged + self.rows_duplicate + self.rows_excluded + self.rows_rejected + self.rows_outside
+
+
+def open_entry(
+    connection: Connection,
+    source: str,
+    project: str,
+    kind: Kind,
+    window: Window | None,
+    *,
+    started_at: datetime,
+    dagster_run_id: str | None,
+) -> LedgerEntry:
+    """Book that a read begins, and commit it. Entries of processes that died are closed as failed on the way."""
+    with connection, connection.cursor() as cursor:
+        _close_interrupted(cursor)
+        cursor.execute(
+            "INSERT INTO metamon.ingestion_ledger (source, project, kind, window_start, window_end, started_at, status, dagster_run_id)"
+            " VALUES (%s, %s, %s, %s, %s, %s, 'running', %s) RETURNING ledger_id",
+            (source, project, kind.value, window and window.start, window and window.end, started_at, dagster_run_id),
+        )
+        ledger_id = cursor.fetchone()[0]  # type: ignore[index]
+        cursor.execute("SELECT pg_advisory_lock(%s, %s)", (_LOCK_CLASS, ledger_id % 2**31))
+    return LedgerEntry(ledger_id, source, project, kind, window)
+
+
+def close_entry(cursor: Cursor, entry: LedgerEntry) -> None:
+    """Write the outcome, in the caller's transaction; the lock goes with it."""
+    cursor.execute(
+        "UPDATE metamon.ingestion_ledger SET finished_at = clock_timestamp(), status = %s, rows_read = %s, rows_inserted = %s,"
+        " rows_updated = %s, rows_unchanged = %s, rows_duplicate = %s, rows_moved = %s, rows_excluded = %s, rows_rejected = %s,"
+        " rows_outside = %s, reject_reasons = %s, days = %s, source_runs = %s, source_cost = %s, message = %s WHERE ledger_id = %s",
+        (
+            entry.status,
+            entry.rows_read,
+            entry.rows_inserted,
+            entry.rows_updated,
+            entry.rows_unchanged,
+            entry.rows_duplicate,
+            entry.rows_moved,
+            entry.rows_excluded,
+            entry.rows_rejected,
+            entry.rows_outside,
+            orjson.dumps(dict(entry.reject_reasons)).decode(),
+            list(entry.days),
+            entry.count.runs,
+            entry.count.cost,
+            entry.message,
+            entry.ledger_id,
+        ),
+    )
+    cursor.execute("SELECT pg_advisory_unlock(%s, %s)", (_LOCK_CLASS, entry.ledger_id % 2**31))
+
+
+def fail_entry(connection: Connection, entry: LedgerEntry, message: str) -> None:
+    """Book that nothing was written, and why. The transaction of the read has been rolled back by then."""
+    failed = LedgerEntry(entry.ledger_id, entry.source, entry.project, entry.kind, entry.window, status="failed", message=message)
+    with connection, connection.cursor() as cursor:
+        close_entry(cursor, failed)
+
+
+def _close_interrupted(cursor: Cursor) -> None:
+    cursor.execute("SELECT ledger_id FROM metamon.ingestion_ledger WHERE status = 'running'")
+    for (ledger_id,) in cursor.fetchall():
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", (_LOCK_CLASS, ledger_id % 2**31))
+        if cursor.fetchone()[0]:  # type: ignore[index]
+            cursor.execute(
+                "UPDATE metamon.ingestion_ledger SET status = 'failed', finished_at = clock_timestamp(),"
+                " message = 'interrupted: the process or the database stopped before the read was done; nothing was written. Read the window again.'"
+                " WHERE ledger_id = %s AND status = 'running'",
+                (ledger_id,),
+            )
+
+
+def quarantine(cursor: Cursor, entry: LedgerEntry, rejects: Sequence[Reject], redactor: Redactor, *, store_payloads: bool) -> None:
+    """Keep rejected rows with their reasons; a row that is rejected again is counted, not added."""
+    rows: dict[str, tuple[object, ...]] = {}
+    for reject in rejects:
+        entry.rows_rejected += 1
+        entry.reject_reasons[reject.reason] += 1
+        fingerprint = hashlib.blake2b(f"{reject.reason}\n{reject.raw}".encode("utf-8", "replace"), digest_size=16).hexdigest()
+        raw = _storable(reject.raw, redactor, store_payloads=store_payloads)
+        rows[fingerprint] = (
+            entry.ledger_id,
+            entry.source,
+            entry.project,
+            reject.kind.value,
+            reject.reason,
+            redactor.text(reject.detail).replace("\x00", ""),
+            reject.location,
+            reject.run_id and reject.run_id.replace("\x00", ""),
+            raw,
+            fingerprint,
+        )
+    execute_values(
+        cursor,
+        "INSERT INTO quarantine.rejected_rows AS q"
+        " (ledger_id, source, project, kind, reason, detail, location, run_id, raw, fingerprint) VALUES %s"
+        " ON CONFLICT (source, project, kind, fingerprint) DO UPDATE SET ledger_id = excluded.ledger_id, location = excluded.location,"
+        " last_rejected_at = statement_timestamp(), times_rejected = q.times_rejected + 1, replayed_at = NULL",
+        list(rows.values()),
+    )
+
+
+def _storable(raw: str, redactor: Redactor, *, store_payloads: bool) -> str:
+    """The raw row as it may be kept: redacted, without payloads where those are not stored, not endless."""
+    text = raw.replace("\x00", "\\u0000").encode("utf-8", "replace").decode()
+    if not store_payloads:
+        text = _without_payloads(text)
+    if len(text) > RAW_LIMIT:
+        text = f"{text[:RAW_LIMIT]}… [{len(text) - RAW_LIMIT} more characters]"
+    return redactor.text(text)
+
+
+def _without_payloads(text: str) -> str:
+    try:
+        row = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        # What cannot be parsed cannot be stripped: keep what tells where it stood and what it looked like.
+        return f"{text[:200]}… [{max(len(text) - 200, 0)} more characters, payload storage is off]"
+    if isinstance(row, dict):
+        row = {key: value for key, value in row.items() if key not in ("inputs", "outputs", "events", "serialized")}
+    return orjson.dumps(row).decode()
