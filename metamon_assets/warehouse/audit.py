@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from psycopg2.extensions import connection as Connection
+    from metamon_assets.warehouse.connection import Connection
 
 
-def record(
+def record(  # noqa: PLR0917 - in the order in which one tells it
     connection: Connection, actor: str, action: str, subject: str, reason: str | None = None, evidence: Mapping[str, Any] | None = None
 ) -> int:
     """Append an entry and return its id; the caller commits.

@@ -5,10 +5,13 @@ Which server and which role is the caller's business: the URL says it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from psycopg2.extensions import connection as Connection
+    import psycopg2.extensions
+
+    Connection: TypeAlias = psycopg2.extensions.connection
+    Cursor: TypeAlias = psycopg2.extensions.cursor
 
 SQLALCHEMY_DRIVER = "postgresql+psycopg2://"
 

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metamon_assets.errors import MetamonError
+
 if TYPE_CHECKING:
-    from psycopg2.extensions import connection as Connection
+    from metamon_assets.warehouse.connection import Connection
 
 logger = logging.getLogger(__name__)
 NAME = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
@@ -24,7 +26,7 @@ LOCK = "SELECT pg_advisory_lock(hashtextextended('metamon:migrate', 0))"
 OLDEST_SERVER = 150000
 
 
-class MigrationError(RuntimeError):
+class MigrationError(MetamonError):
     """The database could not be brought up to date and stays as it was; the message says what, where, how to mend it."""
 
 
@@ -51,7 +53,9 @@ def migration_files(folder: Path) -> list[SqlFile]:
     files = [_read(path, path.name) for path in sorted((folder / "migrations").glob("*.sql"))]
     for position, file in enumerate(files, start=1):
         if not NAME.fullmatch(file.name) or int(file.name[:4]) != position:
-            raise MigrationError(f"{folder / 'migrations' / file.name} should be number {position:04d}: migrations are named NNNN_name.sql, without gaps.")
+            raise MigrationError(
+                f"{folder / 'migrations' / file.name} should be number {position:04d}: migrations are named NNNN_name.sql, without gaps."
+            )
     return files
 
 
@@ -74,7 +78,9 @@ def migrate(url: str, folder: Path | None = None, dry_run: bool = False, progres
     connection = connect(url, "metamon migrate")
     try:
         if connection.server_version < OLDEST_SERVER:
-            raise MigrationError(f"The server is Postgres {connection.server_version // 10000}; Metamon needs 15 or newer.")
+            raise MigrationError(
+                f"The server is Postgres {connection.server_version // 10000}; Metamon needs {OLDEST_SERVER // 10000} or newer."
+            )
         if dry_run:
             return _pending(_applied(connection), migrations, views)
         _execute(connection, LOCK)
@@ -117,11 +123,15 @@ def _pending(applied: dict[str, str], migrations: list[SqlFile], views: list[Sql
     done = sorted(name for name in applied if not name.startswith("views/"))
     for file, name in zip(migrations, done, strict=False):
         if file.name != name:
-            raise MigrationError(f"The database has {name} where the files have {file.name}: this is another version of Metamon; install the one that made it.")
+            raise MigrationError(
+                f"The database has {name} where the files have {file.name}: another version of Metamon made it. Install that one or a newer."
+            )
         if file.checksum != applied[name]:
-            raise MigrationError(f"{name} was changed after it was applied: restore the file and put the change into a new migration.")
+            raise MigrationError(f"{name} was changed after it was applied: restore it, and put the change into a new migration.")
     if len(done) > len(migrations):
-        raise MigrationError(f"The database has {', '.join(done[len(migrations) :])}, which the files lack: it was made by a newer Metamon; install that one.")
+        raise MigrationError(
+            f"The database has {', '.join(done[len(migrations) :])}, which the files lack: a newer version of Metamon made it. Install that one."
+        )
     pending = [file.name for file in migrations[len(done) :]]
     return pending + [file.name for file in views if pending or applied.get(file.name) != file.checksum]
 
@@ -151,7 +161,7 @@ def _apply(connection: Connection, files: Iterable[SqlFile], before: str = "") -
 
 
 def _apply_views(connection: Connection, views: list[SqlFile]) -> None:
-    """All views in one transaction; where one lost or changed a column, which REPLACE refuses, the old ones are dropped first.
+    """All views in one transaction; where one lost or changed a column, which REPLACE refuses, the old ones go first.
 
     Not with CASCADE: a view that somebody built on ours is named in the error instead of lost.
     """
@@ -163,6 +173,6 @@ def _apply_views(connection: Connection, views: list[SqlFile]) -> None:
         if not isinstance(error.__cause__, errors.InvalidTableDefinition):
             raise
         with connection, connection.cursor() as cursor:
-            cursor.execute("SELECT string_agg(format('%I.%I', schemaname, viewname), ', ') FROM pg_views WHERE schemaname = 'analytics'")
+            cursor.execute("SELECT string_agg(format('analytics.%I', viewname), ', ') FROM pg_views WHERE schemaname = 'analytics'")
             (existing,) = cursor.fetchone() or (None,)
         _apply(connection, views, before=f"DROP VIEW {existing}")

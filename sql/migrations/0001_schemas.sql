@@ -15,17 +15,25 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 RETURN table_name || '_' || to_char(day::timestamp, 'YYYYMMDD');
 COMMENT ON FUNCTION metamon.partition_name(text, date) IS 'Name, in schema partitions, of the partition that holds a day of a table.';
 
+-- Whether a table has its partition for a day; from the catalogue, so that it needs no right on schema partitions.
+CREATE FUNCTION metamon.partition_exists(table_name text, day date) RETURNS boolean
+LANGUAGE sql STABLE STRICT
+RETURN EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+               WHERE n.nspname = 'partitions' AND c.relname = metamon.partition_name(table_name, day));
+COMMENT ON FUNCTION metamon.partition_exists(text, date) IS 'True when the table has a partition for the day.';
+
 -- Creates the partition if it is missing. Safe when two writers ask at once: the second waits for the first.
+-- Runs as the owner, so that the pipeline needs no right to alter tables.
 CREATE FUNCTION metamon.ensure_partition(table_name text, day date) RETURNS boolean
-LANGUAGE plpgsql STRICT AS $$
+LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     partition text := metamon.partition_name(table_name, day);
 BEGIN
-    IF to_regclass(format('partitions.%I', partition)) IS NOT NULL THEN
+    IF metamon.partition_exists(table_name, day) THEN
         RETURN false;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('partition:' || partition, 0));
-    IF to_regclass(format('partitions.%I', partition)) IS NOT NULL THEN
+    IF metamon.partition_exists(table_name, day) THEN
         RETURN false;
     END IF;
     EXECUTE format('CREATE TABLE partitions.%I PARTITION OF metamon.%I FOR VALUES FROM (%L) TO (%L)',
