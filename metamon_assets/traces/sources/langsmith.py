@@ -1,0 +1,181 @@
+"""LangSmith through its API (IN-1, IN-6, IN-8): which runs and feedback a window needs, in which order.
+
+Roots of the window come first, then their children, which LangSmith selects by their root's start. How the
+server is spoken to is ``langsmith_api``'s concern, what its words mean ``langsmith_rows``'s. To backfill months,
+use a bulk export (``langsmith_export``): the older API gives at most some 150 runs a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Literal
+
+from metamon_assets.traces.sources.base import Batch, Kind, SourceCount, SourceError, Window
+from metamon_assets.traces.sources.langsmith_api import DEFAULT_URL, LangSmithApi, Page, RateBudget, RunQuery, utc_now
+from metamon_assets.traces.sources.langsmith_rows import Paths, check_map, columns_of, feedback_batch, money, runs_batch
+
+LATE_FEEDBACK = timedelta(hours=1)  # feedback may carry a time somewhat before it arrived
+EDITED_FOR = timedelta(days=14)  # feedback older than this is not looked at again for edits
+REREAD = timedelta(days=3)  # windows that ended within it are current: edits elsewhere are looked for too
+RETENTION = timedelta(days=400)  # LangSmith keeps no run longer
+RUNS_PER_QUESTION = 100  # ids in one query of runs
+RUNS_PER_FEEDBACK_QUESTION = 50  # ids in one address, which servers limit to some 8 kB
+
+
+class LangSmithSource:
+    """A LangSmith project, by name or id.
+
+    ``api`` names the run query: "v2" (current), "v1" (deprecated by LangSmith, gone after 2027-01-31), or "auto".
+    ``found_at`` says where unified columns are found, as dotted paths into the run ("metadata.customer"), where
+    ``langsmith_rows.DEFAULT_MAP`` is not right. Without ``payloads`` inputs and outputs are not even fetched.
+    ``own_project`` is where Metamon's own model calls are traced: it is refused as a source (IN-8).
+
+    All sources that use one key share one RateBudget unless ``budget`` says otherwise.
+    """
+
+    name = "langsmith"
+
+    def __init__(
+        self,
+        project: str,
+        *,
+        api_key: str | None,
+        api_url: str = DEFAULT_URL,
+        workspace_id: str | None = None,
+        api: Literal["auto", "v1", "v2"] = "auto",
+        found_at: Mapping[str, Paths] | None = None,
+        payloads: bool = True,
+        own_project: str = "metamon",
+        budget: RateBudget | None = None,
+        patience_seconds: float = 600.0,
+        backoff_seconds: float = 0.5,
+        timeout_seconds: float = 60.0,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.project = project
+        self._own_project = own_project
+        self._refuse_own(project)
+        self._found_at = check_map(found_at)
+        self._payloads = payloads
+        self._clock = clock
+        self._id: str | None = None
+        self._api = LangSmithApi(
+            api_key=api_key,
+            api_url=api_url,
+            workspace_id=workspace_id,
+            dialect=api,
+            budget=budget,
+            patience_seconds=patience_seconds,
+            backoff_seconds=backoff_seconds,
+            timeout_seconds=timeout_seconds,
+            clock=clock,
+        )
+
+    def read(self, kind: Kind, window: Window) -> Iterator[Batch]:
+        """Runs by their root's start, roots first; feedback by when it was given, an hour of overlap included.
+
+        Reading feedback of a current window (ended within three days) also yields feedback given in the fourteen
+        days before it that was edited since: those rows lie outside the window, in the day they were given.
+        LangSmith has no events or gauges. Raises SourceError when something cannot be read whole.
+        """
+        if kind is Kind.RUNS:
+            yield from self._read_runs(window)
+        elif kind is Kind.FEEDBACK:
+            yield from self._feedback(created=Window(window.start - LATE_FEEDBACK, window.end))
+            if window.end > self._clock() - REREAD:
+                yield from self.read_feedback_edits(window)
+
+    def read_runs_by_id(self, run_ids: Sequence[str], since: datetime | None = None) -> Iterator[Batch]:
+        """The present state of these runs, roots or children: for following pending ones (IN-6).
+
+        ``since`` is a time that none of them started before; it spares LangSmith a search through all it keeps.
+        Runs that LangSmith no longer has are absent from the answer.
+        """
+        now = self._clock()
+        span = Window(since or now - RETENTION, now + timedelta(minutes=1))
+        for ids in _chunks(run_ids, RUNS_PER_QUESTION):
+            yield from self._runs(RunQuery(span, ids=tuple(ids), payloads=self._payloads))
+
+    def read_feedback_edits(self, window: Window) -> Iterator[Batch]:
+        """Feedback edited in ``window`` or since, given before it but no more than fourteen days before its end.
+
+        The current API is asked for runs with such feedback; the older one knows no time of modification, so the
+        fourteen days are read by time of giving (fewer calls than run by run) and the unedited left out.
+        """
+        since = window.start - LATE_FEEDBACK
+        oldest = window.end - EDITED_FOR
+        if oldest >= since:
+            return
+        before = Window(oldest, since)
+        if self._api.dialect == "v1":
+            pages = self._api.feedback(self._project_id, created=before)
+            yield from (self._feedback_batch(page, edited_since=since) for page in pages)
+            return
+        edited = self._api.run_ids_with_edited_feedback(self._project_id, Window(oldest, window.end), since)
+        for ids in _chunks(edited, RUNS_PER_FEEDBACK_QUESTION):
+            pages = self._api.feedback(self._project_id, run_ids=ids)
+            yield from (self._feedback_batch(page, edited_since=since, given=before) for page in pages)
+
+    def count(self, window: Window) -> SourceCount:
+        """LangSmith's own number of root runs and their cost."""
+        stats = self._api.stats(self._project_id, window)
+        cost = stats.get("total_cost")
+        return SourceCount(stats.get("run_count"), None if cost is None else str(money(cost)))
+
+    def _read_runs(self, window: Window) -> Iterator[Batch]:
+        any_root = False
+        for batch in self._runs(RunQuery(window, roots=True, payloads=self._payloads)):
+            any_root = True
+            yield batch
+        if any_root:
+            yield from self._runs(RunQuery(window, roots=False, payloads=self._payloads))
+
+    def _runs(self, query: RunQuery) -> Iterator[Batch]:
+        for page in self._api.runs(self._project_id, query):
+            if page.items:
+                yield runs_batch(
+                    columns_of(page.items),
+                    len(page.items),
+                    source=self.name,
+                    project=self.project,
+                    observed_time=page.observed_time,
+                    location=page.location,
+                    found_at=self._found_at,
+                    payloads=self._payloads,
+                )
+
+    def _feedback(self, created: Window) -> Iterator[Batch]:
+        for page in self._api.feedback(self._project_id, created=created):
+            if page.items:
+                yield self._feedback_batch(page)
+
+    def _feedback_batch(self, page: Page, edited_since: datetime | None = None, given: Window | None = None) -> Batch:
+        import pyarrow.compute as pc
+
+        batch = feedback_batch(page.items, source=self.name, project=self.project, observed_time=page.observed_time, location=page.location)
+        rows = batch.rows
+        if edited_since and rows.num_rows:
+            rows = rows.filter(pc.field("modified_at") >= edited_since)
+        if given and rows.num_rows:
+            rows = rows.filter((pc.field("created_at") >= given.start) & (pc.field("created_at") < given.end))
+        return Batch(batch.kind, rows, batch.rejects, batch.location)
+
+    @property
+    def _project_id(self) -> str:
+        if self._id is None:
+            self._id, name = self._api.project_id(self.project)
+            self._refuse_own(name)
+        return self._id
+
+    def _refuse_own(self, project: str) -> None:
+        if project.strip().casefold() == self._own_project.strip().casefold():
+            raise SourceError(
+                f"LangSmith project {project!r} is where Metamon traces its own model calls, so it cannot be a source: they would "
+                "be watched as if they were an agent's. Name the agent's project under sources, or set another own_project."
+            )
+
+
+def _chunks(items: Sequence[str], size: int) -> Iterator[list[str]]:
+    distinct = list(dict.fromkeys(items))
+    return (distinct[start : start + size] for start in range(0, len(distinct), size))
