@@ -276,9 +276,8 @@ class FilesSource:
         """Typed columns with the source's own filled in, without the rows that have a problem, which become rejects."""
         table, found = to_table(kind, values, len(lines))
         problems = {**found, **(problems or {})}
-        project = (self.mapping.project if self.mapping else None) or self.project
         table = _filled(table, "source", pa.scalar(self.name))
-        table = _filled(table, "project", pa.scalar(project))
+        table = _filled(table, "project", pa.scalar(self.project))
         table = _filled(table, "observed_time", pa.scalar(file.modified, columns.TIMESTAMP))
         place = str(file.path) + ":"
         if not problems:
@@ -421,7 +420,7 @@ def _gathered(batches: Iterable[Batch]) -> Iterator[Batch]:
 def _joined(batches: list[Batch]) -> Batch:
     if len(batches) == 1:
         return batches[0]
-    table = pa.concat_tables([batch.rows for batch in batches], promote_options="default")
+    table = pa.concat_tables([batch.rows for batch in batches], promote_options="default").combine_chunks()
     rejects = tuple(reject for batch in batches for reject in batch.rejects)
     locations = tuple(location for batch in batches for location in batch.row_locations or ())
     return Batch(batches[0].kind, table, rejects, batches[0].location, locations)

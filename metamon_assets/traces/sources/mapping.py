@@ -16,7 +16,7 @@ rows. It reads no files and decides no types: ``files`` feeds it, ``conversion``
       - when: {not_empty: error}
         set: {status: error}
 
-Columns of the source that nothing names go to metadata, unless ``leftovers: drop``.
+Columns of the source that no unified column holds whole go to metadata, unless ``leftovers: drop``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from metamon_assets.traces.sources.base import Kind, SourceError
-from metamon_assets.traces.sources.conversion import DERIVED, SCHEMAS, TIMES, Problem, Problems, parse_time, shown
+from metamon_assets.traces.sources.conversion import SCHEMAS, TIMES, Problem, Problems, parse_time, shown
 
 Scalar = str | int | float | bool
 Rows = dict[str, list[Any]]  # column name to one value per row
@@ -190,7 +190,6 @@ class Mapping(_Model):
 
     description: str = ""
     kind: Kind = Kind.RUNS
-    project: str | None = None
     columns: dict[str, Column]
     rules: list[Rule] = []
     trace: TraceRule | None = None
@@ -200,6 +199,8 @@ class Mapping(_Model):
     """Columns that go to metadata although they are mapped too."""
     drop: list[str] = []
     """Columns that are not loaded at all, such as labels that must not be seen."""
+    optional: list[str] = []
+    """Columns that are read where a file has them; a CSV or Parquet file must have all others."""
     leftovers: Literal["metadata", "drop"] = "metadata"
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     """Of CSV files; a comma by default."""
@@ -238,13 +239,15 @@ class Mapping(_Model):
 
     @cached_property
     def _consumed(self) -> set[str]:
-        """Columns that need not go to metadata, since a unified column holds them."""
-        read = set().union(*(rule.inputs for column in self._all_columns for rule in column), {self.trace.by} if self.trace else set())
-        return (read - set(self.keep)) | set(self.drop)
+        """Columns that need not go to metadata, since a unified column holds them whole."""
+        rules = [rule for column in self._all_columns for rule in column]
+        rules += [value for rule in self.rules for value in rule.set.values() if isinstance(value, ColumnRule)]
+        held = {rule.column for rule in rules if rule.column is not None and rule.pattern is None and rule.match is None}
+        return ((held | ({self.trace.by} if self.trace else set())) - set(self.keep)) | set(self.drop)
 
     def require(self, present: Sequence[str], where: str) -> None:
         """Raises SourceError when a file with a fixed header lacks a column that the mapping reads."""
-        missing = sorted(self.inputs - set(present))
+        missing = sorted(self.inputs - set(present) - set(self.optional))
         if missing:
             raise SourceError(
                 f"{where}: the mapping reads {', '.join(missing)}, which the file has not; its columns are {', '.join(present)}. "
