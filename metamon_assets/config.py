@@ -194,8 +194,10 @@ class Privacy(Part):
     """Longest input or output that is kept, in bytes; longer ones are cut and marked."""
     redact: bool = True
     """Replace addresses, keys, card numbers and the like before anything is stored."""
-    redact_patterns: tuple[Annotated[str, AfterValidator(_regular_expression)], ...] = ()
-    """Further regular expressions whose matches are replaced."""
+    redact_off: tuple[str, ...] = ()
+    """Kinds of sensitive text that are left alone, such as ip_address."""
+    redact_patterns: dict[str, Annotated[str, AfterValidator(_regular_expression)]] = {}
+    """Further kinds: a name and the regular expression whose matches are replaced by it."""
 
 
 class PriceOverride(Part):
