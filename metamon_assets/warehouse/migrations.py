@@ -124,13 +124,13 @@ def _pending(applied: dict[str, str], migrations: list[SqlFile], views: list[Sql
     for file, name in zip(migrations, done, strict=False):
         if file.name != name:
             raise MigrationError(
-                f"The database has {name} where the files have {file.name}: another version of Metamon made it. Install that one or a newer."
+                f"The database has {name} where the files have {file.name}: another version of Metamon made it. Install that one."
             )
         if file.checksum != applied[name]:
-            raise MigrationError(f"{name} was changed after it was applied: restore it, and put the change into a new migration.")
+            raise MigrationError(f"{name} was changed after it was applied: restore it, put the change into a new one.")
     if len(done) > len(migrations):
         raise MigrationError(
-            f"The database has {', '.join(done[len(migrations) :])}, which the files lack: a newer version of Metamon made it. Install that one."
+            f"The database has {', '.join(done[len(migrations) :])}, which the files lack: a newer Metamon made it. Install that one."
         )
     pending = [file.name for file in migrations[len(done) :]]
     return pending + [file.name for file in views if pending or applied.get(file.name) != file.checksum]

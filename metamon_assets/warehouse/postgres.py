@@ -546,6 +546,6 @@ def _check_passable(folder: Path, user: _User) -> None:
     blocked = _first_impassable(folder, user)
     if blocked is not None:
         raise PostgresError(
-            f"Postgres refuses to run as root, and the user it runs as instead (id {user.uid}) may not enter {blocked}, on the way to {folder}. "
+            f"Postgres refuses to run as root, and the user it runs as instead (id {user.uid}) may not enter {blocked}. "
             "Set METAMON_HOME to a folder that other users can reach, such as /var/lib/metamon, or run as an ordinary user."
         )

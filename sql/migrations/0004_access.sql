@@ -114,3 +114,19 @@ END $$;
 COMMENT ON FUNCTION metamon.attach_partition(text, date) IS 'Indexes a day filled since begin_partition as its parent is indexed, and makes it a partition.';
 REVOKE EXECUTE ON FUNCTION metamon.attach_partition(text, date) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION metamon.attach_partition(text, date) TO metamon_writer;
+
+-- A view's column means what the table's column of that name means, and says so in the same words.
+CREATE FUNCTION metamon.copy_comments(from_relation regclass, to_relation regclass) RETURNS void
+LANGUAGE plpgsql STRICT AS $$
+DECLARE
+    found record;
+BEGIN
+    FOR found IN
+        SELECT t.attname, col_description(f.attrelid, f.attnum) AS text
+        FROM pg_attribute t JOIN pg_attribute f ON f.attname = t.attname AND f.attrelid = from_relation AND f.attnum > 0
+        WHERE t.attrelid = to_relation AND t.attnum > 0
+    LOOP
+        EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', to_relation, found.attname, found.text);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION metamon.copy_comments(regclass, regclass) IS 'Gives the columns of a view the comments of the table''s columns of the same names.';
