@@ -1,1 +1,280 @@
-"""What people type: ``metamon``."""
+"""What people type: ``metamon``. Each command reads the configuration, calls one function, prints what it gave.
+
+Here belong options, help texts and printing. Imports stand inside the commands, since ``metamon --help`` must
+answer at once. Figures go to standard output (``--json`` for programs), progress and errors to standard error.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from metamon_assets.errors import MetamonError
+
+if TYPE_CHECKING:
+    from metamon_assets.config import Settings
+    from metamon_assets.warehouse.connection import Connection
+
+TABLE_ROWS = 200  # more are for --csv and --json
+
+
+class Group(click.Group):
+    """Prints errors that people can mend on one screen, without a traceback; --debug shows it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn errors with a message for people into such a message and exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if ctx.params.get("debug") or not _for_people(error):
+                raise
+            click.secho(str(error).strip() or type(error).__name__, fg="red", err=True)
+            ctx.exit(1)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they are defined: the daily ones first."""
+        return list(self.commands)
+
+
+def _for_people(error: Exception) -> bool:
+    """Whether the message says what, where, and how to mend it, or is the database's own."""
+    psycopg2 = sys.modules.get("psycopg2")
+    return isinstance(error, MetamonError) or (psycopg2 is not None and isinstance(error, psycopg2.OperationalError))
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--debug", is_flag=True, envvar="METAMON_DEBUG", help="Show tracebacks of errors. [METAMON_DEBUG=1]")
+def main(debug: bool) -> None:
+    """Metamon watches AI agents, tells when and why they get worse, and proves what makes them better.
+
+    Data live in METAMON_HOME (default .metamon); metamon.yaml there, or where METAMON_CONFIG says, configures.
+    """
+
+
+# Helpers ---------------------------------------------------------------------------------------------------
+
+
+def say(text: str) -> None:
+    """Progress, for people."""
+    click.echo(text, err=True)
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds ``--json`` as ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def day_option(name: str, meaning: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds an option that takes a UTC day, as ``<name>_day``."""
+    return click.option(f"--{name}", f"{name}_day", type=click.DateTime(["%Y-%m-%d"]), metavar="DAY", help=f"{meaning} (UTC, YYYY-MM-DD).")
+
+
+def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Hands the configuration to the command as its first argument."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> Any:
+        from metamon_assets.config import Settings
+
+        return command(Settings.load(), *arguments, **options)
+
+    return run
+
+
+@contextmanager
+def database(settings: Settings, role: str | None = None) -> Iterator[Connection]:
+    """A connection to the migrated database; the embedded server runs for as long as it is needed."""
+    from metamon_assets.warehouse import connect, server
+    from metamon_assets.warehouse.migrations import migrate
+
+    with server.running(settings, say) as url:
+        migrate(url, progress=say)
+        connection = connect(url if role is None else server.database_url(settings, role))
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output; times as ISO 8601, exact numbers as text."""
+    import orjson
+
+    click.echo(orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
+
+
+def print_table(columns: list[str], rows: list[tuple[Any, ...]]) -> None:
+    """A table as wide as its content; NULL stays empty."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(columns):
+        numeric = any(isinstance(row[number], (int, float)) and not isinstance(row[number], bool) for row in rows)
+        table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if value is None else str(value)) for value in row))
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+    console.print(table)
+
+
+# Commands --------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@day_option("from", "First day; by default the first that the sources or the tables have")
+@day_option("to", "Last day; by default yesterday")
+@json_option
+@with_settings
+def run(settings: Settings, from_day: datetime | None, to_day: datetime | None, as_json: bool) -> None:
+    """Ingest what is configured, materialise the days, print what was found."""
+    from metamon_assets.pipeline import run_days
+
+    report = run_days(settings, _day(from_day), _day(to_day), progress=say)
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(report)
+
+
+def _day(moment: datetime | None) -> date | None:
+    return moment.date() if moment else None
+
+
+@main.command()
+@with_settings
+def up(settings: Settings) -> None:
+    """Keep Postgres, the Dagster UI, its daemon and the schedules running until Ctrl-C."""
+    from metamon_assets.supervisor import Supervisor
+
+    Supervisor(settings, say).run()
+
+
+@main.command()
+@with_settings
+def down(settings: Settings) -> None:
+    """Stop what `metamon up` started."""
+    from metamon_assets import supervisor
+
+    if not supervisor.down(settings, say):
+        say(f"Nothing runs in {settings.home}.")
+
+
+@main.command()
+@json_option
+@with_settings
+def status(settings: Settings, as_json: bool) -> None:
+    """Show which processes run and what has been ingested."""
+    from metamon_assets import doctor
+
+    found = doctor.status(settings)
+    if as_json:
+        print_json(found)
+        return
+    click.echo(f"Home      {found['home']}")
+    click.echo(f"Dagster   {found['ui'] or 'not up: metamon up'}")
+    for process in found["processes"]:
+        state = f"process {process['pid']}" if process["pid"] else "down, starts again"
+        click.echo(f"          {process['name']}: {state}, {process['restarts']} restarts")
+    click.echo(f"Postgres  {found['postgres']}")
+
+
+@main.command(name="doctor")
+@json_option
+@with_settings
+def doctor_command(settings: Settings, as_json: bool) -> None:
+    """Say what is configured, reachable, missing, and how to mend it. Exit code 1 when something is broken."""
+    from metamon_assets import doctor
+
+    findings = doctor.examine(settings)
+    if as_json:
+        print_json(findings)
+    else:
+        marks = {"ok": click.style("ok  ", fg="green"), "note": click.style("note", fg="yellow"), "broken": click.style("FAIL", fg="red")}
+        width = max(len(finding.subject) for finding in findings)
+        for finding in findings:
+            click.echo(f"{marks[finding.state]}  {finding.subject:<{width}}  {finding.found}")
+            if finding.mend:
+                click.echo(f"      {'':<{width}}  → {finding.mend}")
+    if any(finding.state == "broken" for finding in findings):
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--dry-run", is_flag=True, help="Only list what would be applied.")
+@with_settings
+def migrate(settings: Settings, dry_run: bool) -> None:
+    """Bring the database to the shape that this version needs."""
+    from metamon_assets.warehouse import migrations, server
+
+    with server.running(settings, say) as url:
+        names = migrations.migrate(url, dry_run=dry_run, progress=say)
+    verb = "To apply" if dry_run else "Applied"
+    click.echo(f"{verb}: {', '.join(names)}" if names else "The database is up to date.")
+
+
+@main.command()
+@click.argument("table", required=False)
+@json_option
+@with_settings
+def dictionary(settings: Settings, table: str | None, as_json: bool) -> None:
+    """Explain the tables and columns (of TABLE alone, if named) as Markdown."""
+    from metamon_assets.warehouse import dictionary as reader
+
+    with database(settings) as connection:
+        relations = [
+            relation for relation in reader.read(connection) if table is None or table in (relation.name, relation.name.split(".")[1])
+        ]
+    if not relations:
+        raise MetamonError(f"There is no table or view {table}: `metamon dictionary` lists all.")
+    if as_json:
+        print_json(relations)
+        return
+    for relation in relations:
+        click.echo(f"## {relation.name} ({relation.kind})\n\n{relation.description}\n\n| column | type | meaning |\n|---|---|---|")
+        for column in relation.columns:
+            click.echo(f"| {column.name} | {column.type} | {column.description.replace('|', chr(92) + '|')} |")
+        click.echo()
+
+
+@main.command()
+@click.argument("query")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@json_option
+@with_settings
+def sql(settings: Settings, query: str, as_csv: bool, as_json: bool) -> None:
+    """Ask the database, as the analyst, who may read but neither write nor see payloads.
+
+    \b
+    metamon sql "SELECT * FROM analytics.traces LIMIT 5"
+    """
+    from metamon_assets.warehouse.query import ask
+    from metamon_assets.warehouse.roles import ANALYST
+
+    with database(settings, ANALYST) as connection, ask(connection, query) as answer:
+        if as_csv:
+            answer.write_csv(sys.stdout)
+        elif as_json:
+            print_json([dict(zip(answer.columns, row, strict=True)) for row in answer.rows()])
+        else:
+            rows, more = answer.first(TABLE_ROWS)
+            print_table(answer.columns, rows)
+            if more:
+                say(f"The first {TABLE_ROWS} rows; all of them with --csv or --json.")
+
+
+@main.command()
+def version() -> None:
+    """Print the versions of Metamon, Python and Dagster."""
+    import platform
+    from importlib.metadata import version as version_of
+
+    click.echo(f"metamon {version_of('metamon')}, Python {platform.python_version()}, Dagster {version_of('dagster')}")

@@ -1,0 +1,228 @@
+"""What is configured, reachable, missing: ``metamon doctor`` and ``metamon status``.
+
+Here belong the questions and how to mend what is wrong. Nothing is changed; an embedded server that is not running
+is started for the look and stopped after it. No secret is shown. No Dagster is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from metamon_assets.config import LangSmithSource, Settings, SourcePart
+from metamon_assets.errors import MetamonError
+from metamon_assets.supervisor import read_state
+
+if TYPE_CHECKING:
+    from metamon_assets.warehouse.connection import Connection
+
+GIGABYTE = 10**9
+LITTLE_DISK = 5 * GIGABYTE
+TOO_LITTLE_DISK = GIGABYTE // 2
+LEDGER_ROWS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the screen. ``note``: not needed, or not yet; ``broken``: something will not work."""
+
+    subject: str
+    state: Literal["ok", "note", "broken"]
+    found: str
+    mend: str = ""
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """All findings, in the order in which they are best mended."""
+    return [*_machine(settings), *_configuration(settings), *_database(settings), *_processes(settings)]
+
+
+def status(settings: Settings) -> dict[str, Any]:
+    """Which processes of the home run."""
+    state = read_state(settings.home) or {}
+    return {
+        "home": str(settings.home),
+        "ui": state.get("ui"),
+        "since": state.get("since"),
+        "processes": state.get("processes", []),
+        "postgres": _postgres_words(settings),
+    }
+
+
+def _postgres_words(settings: Settings) -> str:
+    if settings.database_url is not None:
+        return f"your own: {_without_password(settings.database_url.get_secret_value())}"
+    from metamon_assets.warehouse.postgres import EmbeddedPostgres
+
+    found = EmbeddedPostgres(settings.home).status()
+    if found.version is None:
+        return "embedded, not created yet"
+    return f"embedded {found.version}, " + (f"process {found.pid}" if found.running else "not running")
+
+
+def _without_password(url: str) -> str:
+    """Host and database of an address, and nothing else of it."""
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    return f"{parts.hostname or 'local socket'}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
+
+def _machine(settings: Settings) -> Iterator[Finding]:
+    yield Finding("Python", "ok", platform.python_version())
+    nearest = settings.home
+    while not nearest.exists():
+        nearest = nearest.parent
+    if os.access(nearest, os.W_OK):
+        yield Finding("Home", "ok", f"{settings.home}{'' if settings.home.exists() else ' (not made yet)'}")
+    else:
+        yield Finding("Home", "broken", f"{settings.home}: {nearest} is not writable", "set METAMON_HOME to a folder of yours")
+    free = shutil.disk_usage(nearest).free
+    words = f"{free / GIGABYTE:.1f} GB free"
+    if free < TOO_LITTLE_DISK:
+        yield Finding("Disk", "broken", words, "free some room, or move METAMON_HOME to a larger disk")
+    elif free < LITTLE_DISK:
+        yield Finding("Disk", "note", words, "a million traces take some gigabytes: free some room before a large backfill")
+    else:
+        yield Finding("Disk", "ok", words)
+
+
+def _configuration(settings: Settings) -> Iterator[Finding]:
+    if settings.config_path.exists():
+        yield Finding("Configuration", "ok", str(settings.config_path))
+    else:
+        yield Finding("Configuration", "note", f"no {settings.config_path}: defaults hold", "write one with your sources in it")
+    if not settings.sources:
+        yield Finding("Sources", "note", "none configured", "list them under sources: in metamon.yaml, or load files with `metamon ingest`")
+    for source in settings.sources:
+        yield _source(settings, source)
+
+
+def _source(settings: Settings, source: SourcePart) -> Finding:
+    subject = f"Source {source.source}"
+    if isinstance(source, LangSmithSource):
+        return _langsmith(subject, source)
+    path = settings.path_of(str(getattr(source, "path", "")))
+    pattern = any(sign in path.name or sign in str(path.parent) for sign in "*?[")
+    count = sum(1 for _ in _glob(path)) if pattern else 0
+    if path.exists():
+        return Finding(subject, "ok", f"{source.project}: {path}")
+    if count:
+        return Finding(subject, "ok", f"{source.project}: {count} files match {path}")
+    return Finding(subject, "broken", f"{source.project}: nothing at {path}", "correct its path: in metamon.yaml")
+
+
+def _glob(path: Path) -> Iterator[Path]:
+    parts = path.parts
+    first = next(number for number, part in enumerate(parts) if any(sign in part for sign in "*?["))
+    return Path(*parts[:first]).glob(str(Path(*parts[first:])))
+
+
+def _langsmith(subject: str, source: LangSmithSource) -> Finding:
+    from metamon_assets.traces.sources.base import SourceError
+    from metamon_assets.traces.sources.langsmith_api import DEFAULT_URL, LangSmithApi
+
+    if not source.api_key.available:
+        variable = source.api_key.variable
+        return Finding(subject, "broken", f"{source.project}: {variable} is not set", f"export {variable}=… with your LangSmith key")
+    api = LangSmithApi(
+        api_key=source.api_key.value().get_secret_value(),
+        api_url=source.endpoint or DEFAULT_URL,
+        workspace_id=source.workspace_id,
+        patience_seconds=5,
+        timeout_seconds=10,
+    )
+    try:
+        api.project_id(source.project)
+    except SourceError as error:
+        return Finding(subject, "broken", f"{source.project}: does not answer", str(error))
+    return Finding(subject, "ok", f"{source.project}: answers at {source.endpoint or DEFAULT_URL}")
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    from psycopg2 import OperationalError
+
+    from metamon_assets.warehouse import connect, migrations, server
+    from metamon_assets.warehouse.postgres import EmbeddedPostgres
+
+    words = _postgres_words(settings)
+    if settings.database_url is None and EmbeddedPostgres(settings.home).status().version is None:
+        yield Finding("Postgres", "note", words, "`metamon run` or `metamon up` creates it")
+        return
+    try:
+        with server.running(settings, lambda _: None) as url:
+            with closing(connect(url)) as connection:
+                yield Finding("Postgres", "ok", f"{words}; version {_version(connection)}")
+                pending = migrations.migrate(url, dry_run=True)
+                if pending:
+                    yield Finding("Tables", "note", f"{len(pending)} migrations to apply: {', '.join(pending)}", "metamon migrate")
+                else:
+                    yield Finding("Tables", "ok", _amounts(connection))
+                    yield from _ledger(connection)
+            yield _dagster_storage(settings)
+    except (MetamonError, OperationalError) as error:
+        yield Finding("Postgres", "broken", words, str(error).strip())
+
+
+def _version(connection: Connection) -> str:
+    return f"{connection.server_version // 10_000}.{connection.server_version % 10_000}"
+
+
+def _amounts(connection: Connection) -> str:
+    """Rows by the ledger's books and days by the partitions: counting the rows themselves could take minutes."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT coalesce(sum(rows_inserted), 0) FROM metamon.ingestion_ledger")
+        (rows,) = cursor.fetchone() or (0,)
+        cursor.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'metamon.traces'::regclass")
+        (days,) = cursor.fetchone() or (0,)
+    return f"up to date; {rows:,} rows of {days} days ingested" if days else "up to date; nothing ingested yet"
+
+
+def _ledger(connection: Connection) -> Iterator[Finding]:
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT source, project, kind, status, finished_at, rows_read, rows_rejected, message FROM metamon.ingestion_ledger "
+            "ORDER BY ledger_id DESC LIMIT %s",
+            (LEDGER_ROWS,),
+        )
+        for source, project, kind, state, finished, read, rejected, message in cursor.fetchall():
+            when = f"{finished:%Y-%m-%d %H:%M} UTC" if finished else "unfinished"
+            words = f"{when}: {source} {project}, {kind}: {state}, {read:,} read, {rejected:,} rejected"
+            yield Finding("Last read", "note" if state == "failed" else "ok", words, message if state == "failed" and message else "")
+
+
+def _dagster_storage(settings: Settings) -> Finding:
+    from psycopg2 import OperationalError
+
+    from metamon_assets.warehouse import connect, server
+
+    try:
+        with closing(connect(server.dagster_url(settings))) as connection, connection, connection.cursor() as cursor:
+            cursor.execute("SELECT to_regclass('event_logs') IS NOT NULL")
+            (made,) = cursor.fetchone() or (False,)
+    except OperationalError as error:
+        return Finding("Dagster", "broken", "its storage cannot be reached", str(error).strip())
+    if not made:
+        return Finding("Dagster", "note", "storage reachable, still empty", "`metamon up` or `metamon run` fills it")
+    return Finding("Dagster", "ok", f"storage reachable; home {settings.dagster_home}")
+
+
+def _processes(settings: Settings) -> Iterator[Finding]:
+    state = read_state(settings.home)
+    if state is None:
+        yield Finding("Processes", "note", "not up: no schedules, no UI", "metamon up")
+        return
+    for process in state.get("processes", []):
+        words = f"{process['name']}: {process['restarts']} restarts"
+        if process["pid"] is None or process["restarts"]:
+            yield Finding("Processes", "broken" if process["pid"] is None else "note", words, f"see {process['log']}")
+        else:
+            yield Finding("Processes", "ok", f"{process['name']}: process {process['pid']}")
+    if state.get("ui"):
+        yield Finding("Dagster UI", "ok", state["ui"])
