@@ -91,10 +91,8 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 def database(settings: Settings, role: str | None = None) -> Iterator[Connection]:
     """A connection to the migrated database; the embedded server runs for as long as it is needed."""
     from metamon_assets.warehouse import connect, server
-    from metamon_assets.warehouse.migrations import migrate
 
-    with server.running(settings, say) as url:
-        migrate(url, progress=say)
+    with server.ready(settings, say) as url:
         connection = connect(url if role is None else server.database_url(settings, role))
         try:
             yield connection
@@ -213,10 +211,10 @@ def doctor_command(settings: Settings, as_json: bool) -> None:
 @with_settings
 def migrate(settings: Settings, dry_run: bool) -> None:
     """Bring the database to the shape that this version needs."""
-    from metamon_assets.warehouse import migrations, server
+    from metamon_assets.warehouse import server
 
-    with server.running(settings, say) as url:
-        names = migrations.migrate(url, dry_run=dry_run, progress=say)
+    with server.running(settings, say):
+        names = server.bring_up_to_date(settings, say, dry_run=dry_run)
     verb = "To apply" if dry_run else "Applied"
     click.echo(f"{verb}: {', '.join(names)}" if names else "The database is up to date.")
 

@@ -148,7 +148,7 @@ def _langsmith(subject: str, source: LangSmithSource) -> Finding:
 def _database(settings: Settings) -> Iterator[Finding]:
     from psycopg2 import OperationalError
 
-    from metamon_assets.warehouse import connect, migrations, server
+    from metamon_assets.warehouse import connect, server
     from metamon_assets.warehouse.postgres import EmbeddedPostgres
 
     words = _postgres_words(settings)
@@ -159,7 +159,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
         with server.running(settings, lambda _: None) as url:
             with closing(connect(url)) as connection:
                 yield Finding("Postgres", "ok", f"{words}; version {_version(connection)}")
-                pending = migrations.migrate(url, dry_run=True)
+                pending = server.bring_up_to_date(settings, dry_run=True)
                 if pending:
                     yield Finding("Tables", "note", f"{len(pending)} migrations to apply: {', '.join(pending)}", "metamon migrate")
                 else:

@@ -82,11 +82,9 @@ class Supervisor:
     def run(self) -> None:
         """Start everything, keep it running, stop everything. Raises SupervisorError, PostgresError, MigrationError."""
         from metamon_assets.warehouse import server
-        from metamon_assets.warehouse.migrations import migrate
 
         with lock(self.settings.home) as book, self._signals():
-            with server.running(self.settings, self.progress) as url:
-                migrate(url, progress=self.progress)
+            with server.ready(self.settings, self.progress):
                 server.prepare_dagster_storage(self.settings)
                 environment = dagster_environment(self.settings)
                 self._guard = _start_guard()

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from metamon_assets.warehouse.connection import SQLALCHEMY_DRIVER, connect
-from metamon_assets.warehouse.postgres import EmbeddedPostgres
+from metamon_assets.warehouse.migrations import migrate
+from metamon_assets.warehouse.postgres import ADMINISTRATOR, EmbeddedPostgres
 from metamon_assets.warehouse.roles import OWNER
 
 if TYPE_CHECKING:
@@ -72,6 +73,20 @@ def running(settings: Settings, progress: Progress = logger.info) -> Iterator[st
     finally:
         stop_if_unused(settings, users)
         os.close(users)
+
+
+@contextmanager
+def ready(settings: Settings, progress: Progress = logger.info) -> Iterator[str]:
+    """As ``running``, with the tables as this version needs them. Raises PostgresError, MigrationError, RolesError."""
+    with running(settings, progress) as url:
+        bring_up_to_date(settings, progress)
+        yield url
+
+
+def bring_up_to_date(settings: Settings, progress: Progress = logger.info, *, dry_run: bool = False) -> list[str]:
+    """Apply the migrations that the running server lacks, as a user who may; gives their names."""
+    url = database_url(settings) if settings.database_url else EmbeddedPostgres(settings.home).url(role=ADMINISTRATOR)
+    return migrate(url, dry_run=dry_run, progress=progress)
 
 
 def stop_if_unused(settings: Settings, users: int | None = None) -> bool:
