@@ -42,6 +42,7 @@ def ensure_roles(connection: Connection) -> None:
         needed.extend(
             f"GRANT {role} TO {user}"
             for role in (OWNER, WRITER, ANALYST)
+            if user != OWNER  # who is the owner need not take on other roles
             if role not in existing or not _may(cursor, "SELECT pg_has_role(current_user, %s, %s)", role, _membership(connection))
         )
         needed.extend(
