@@ -73,6 +73,7 @@ class Supervisor:
 
     settings: Settings
     progress: Progress
+    definitions: str = DEFINITIONS
     children: list[Child] = field(default_factory=list)
     ui: str = ""
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -83,16 +84,16 @@ class Supervisor:
         """Start everything, keep it running, stop everything. Raises SupervisorError, PostgresError, MigrationError."""
         from metamon_assets.warehouse import server
 
-        with lock(self.settings.home) as book, self._signals():
+        with lock(self.settings.home), self._signals():
             with server.ready(self.settings, self.progress):
                 server.prepare_dagster_storage(self.settings)
                 environment = dagster_environment(self.settings)
                 self._guard = _start_guard()
                 try:
                     self._plan()
-                    self._watch(environment, book)
+                    self._watch(environment)
                 finally:
-                    self._end_children(book)
+                    self._end_children()
             self.progress("Stopped.")
 
     def stop(self, *_: object) -> None:
@@ -122,7 +123,7 @@ class Supervisor:
         bin_folder = Path(sysconfig.get_path("scripts"))
         logs = self.settings.logs
         logs.mkdir(parents=True, exist_ok=True)
-        code_server = [str(bin_folder / "dagster"), "code-server", "start", "-m", DEFINITIONS, "-h", HOST, "-p", str(code_port)]
+        code_server = [str(bin_folder / "dagster"), "code-server", "start", "-m", self.definitions, "-h", HOST, "-p", str(code_port)]
         webserver = [str(bin_folder / "dagster-webserver"), "-h", HOST, "-p", str(ui_port), "-w", str(workspace)]
         daemon = [str(bin_folder / "dagster-daemon"), "run", "-w", str(workspace)]
         self.children = [
@@ -131,12 +132,12 @@ class Supervisor:
             Child("daemon", daemon, logs / "daemon.log", needs_port=code_port),
         ]
 
-    def _watch(self, environment: dict[str, str], book: IO[str]) -> None:
+    def _watch(self, environment: dict[str, str]) -> None:
         told = False
         while not self._stopping:
             changed = [self._tend(child, environment) for child in self.children]
             if any(changed):
-                self._write_book(book)
+                self._write_state()
             if not told and answers(self.ui):
                 told = True
                 self.progress(f"Dagster UI: {self.ui}")
@@ -180,7 +181,7 @@ class Supervisor:
         child.restarts += 1
         self.progress(f"{child.name} ended ({_ending(child.last_exit)}); it starts again in {pause:.0f} s. See {child.log}")
 
-    def _end_children(self, book: IO[str]) -> None:
+    def _end_children(self) -> None:
         """Ask all of them, wait a while, then insist."""
         processes = [child.process for child in self.children if child.process is not None]
         for process in processes:
@@ -196,8 +197,6 @@ class Supervisor:
         if self._guard is not None and self._guard.stdin is not None:
             self._guard.stdin.close()
             self._guard.wait()
-        book.seek(0)
-        book.truncate()
 
     def _tell_guard(self, sign: str, group: int) -> None:
         assert self._guard is not None
@@ -205,18 +204,17 @@ class Supervisor:
         self._guard.stdin.write(f"{sign}{group}\n".encode())
         self._guard.stdin.flush()
 
-    def _write_book(self, book: IO[str]) -> None:
-        """What ``metamon status`` and ``down`` read, in the file whose lock says that it holds."""
+    def _write_state(self) -> None:
+        """What ``metamon status`` and ``down`` read; whole or not at all."""
         processes = [
             {"name": child.name, "pid": child.process.pid if child.process else None, "restarts": child.restarts, "log": str(child.log)}
             for child in self.children
         ]
         state = {"pid": os.getpid(), "since": f"{self.since:%Y-%m-%d %H:%M} UTC", "ui": self.ui, "processes": processes}
-        text = json.dumps(state)
-        book.seek(0)
-        book.write(text)
-        book.truncate()
-        book.flush()
+        path = _state_file(self.settings.home)
+        unfinished = path.with_suffix(".new")
+        unfinished.write_text(json.dumps(state))
+        unfinished.replace(path)
 
 
 def guard() -> None:
@@ -241,24 +239,27 @@ def guard() -> None:
 
 
 @contextmanager
-def lock(home: Path) -> Iterator[IO[str]]:
+def lock(home: Path) -> Iterator[None]:
     """Hold the home's supervisor lock. Raises SupervisorError when another supervisor has it."""
     home.mkdir(parents=True, exist_ok=True)
-    with (home / "supervisor").open("a+") as book:
-        if not _take(book):
+    with _lock_file(home).open("a") as file:
+        if not _take(file):
             other = read_state(home) or {}
             raise SupervisorError(
                 f"{home} is already up: process {other.get('pid', 'unknown')} since {other.get('since', 'a moment ago')}, "
                 f"Dagster UI at {other.get('ui') or 'an address not known yet'}. Stop it with `metamon down`, or use another METAMON_HOME."
             )
-        yield book
+        try:
+            yield
+        finally:
+            _state_file(home).unlink(missing_ok=True)
 
 
-def _take(book: IO[str]) -> bool:
+def _take(file: IO[str]) -> bool:
     """The lock, tried for a moment: ``read_state`` in another process may hold it for an instant."""
     for _ in range(10):
         try:
-            fcntl.flock(book, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             time.sleep(0.02)
         else:
@@ -268,17 +269,23 @@ def _take(book: IO[str]) -> bool:
 
 def read_state(home: Path) -> dict[str, Any] | None:
     """What the running supervisor of ``home`` wrote down; None when none runs. Empty while it starts."""
-    path = home / "supervisor"
     try:
-        with path.open("r+") as book:
-            try:
-                fcntl.flock(book, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                text = book.read()
-                return json.loads(text) if text else {}
+        with _lock_file(home).open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None
     except FileNotFoundError:
         return None
+    except BlockingIOError:
+        path = _state_file(home)
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def _lock_file(home: Path) -> Path:
+    return home / "supervisor.lock"
+
+
+def _state_file(home: Path) -> Path:
+    return home / "supervisor.json"
 
 
 def down(settings: Settings, progress: Progress, timeout_seconds: float = 90.0) -> bool:
