@@ -192,6 +192,11 @@ class Redactor:
         self._any = "|".join(f"(?:{kind.hint or kind.pattern})" for kind in self.kinds)
         self._json_names = "secret" not in off
 
+    @classmethod
+    def disabled(cls) -> Redactor:
+        """A redactor that changes nothing."""
+        return cls(off=NAMES)
+
     def column(self, texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
         """The column with sensitive text replaced; NULL stays NULL. Rows without any cost one pass of one pattern."""
         return self._where_suspicious(texts, self._any, self._replace)
