@@ -8,17 +8,17 @@ use a bulk export (``langsmith_export``): the older API gives at most some 150 r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
-from typing import Literal
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
 
 from metamon_assets.traces.sources.base import Batch, Kind, SourceCount, SourceError, Window
-from metamon_assets.traces.sources.langsmith_api import DEFAULT_URL, LangSmithApi, Page, RateBudget, RunQuery, utc_now
-from metamon_assets.traces.sources.langsmith_rows import Paths, check_map, columns_of, feedback_batch, money, runs_batch
+from metamon_assets.traces.sources.langsmith_api import LangSmithApi, Page, RateBudget, RunQuery, utc_now
+from metamon_assets.traces.sources.langsmith_rows import check_map, columns_of, feedback_batch, money, runs_batch
 
 LATE_FEEDBACK = timedelta(hours=1)  # feedback may carry a time somewhat before it arrived
 EDITED_FOR = timedelta(days=14)  # feedback older than this is not looked at again for edits
 REREAD = timedelta(days=3)  # windows that ended within it are current: edits elsewhere are looked for too
-RETENTION = timedelta(days=400)  # LangSmith keeps no run longer
+BEGINNING = datetime(2023, 1, 1, tzinfo=UTC)  # there was no LangSmith before
 RUNS_PER_QUESTION = 100  # ids in one query of runs
 RUNS_PER_FEEDBACK_QUESTION = 50  # ids in one address, which servers limit to some 8 kB
 
@@ -27,25 +27,24 @@ class LangSmithSource:
     """A LangSmith project, by name or id.
 
     ``api`` names the run query: "v2" (current), "v1" (deprecated by LangSmith, gone after 2027-01-31), or "auto".
-    ``found_at`` says where unified columns are found, as dotted paths into the run ("metadata.customer"), where
+    ``map`` says where unified columns are found, as dotted paths into the run ("metadata.customer"), where
     ``langsmith_rows.DEFAULT_MAP`` is not right. Without ``payloads`` inputs and outputs are not even fetched.
     ``own_project`` is where Metamon's own model calls are traced: it is refused as a source (IN-8).
 
     All sources that use one key share one RateBudget unless ``budget`` says otherwise.
     """
 
-    name = "langsmith"
-
     def __init__(
         self,
         project: str,
         *,
         api_key: str | None,
-        api_url: str = DEFAULT_URL,
+        api_url: str | None = None,
         workspace_id: str | None = None,
         api: Literal["auto", "v1", "v2"] = "auto",
-        found_at: Mapping[str, Paths] | None = None,
+        map: Mapping[str, Any] | None = None,  # noqa: A002 - its name in metamon.yaml
         payloads: bool = True,
+        name: str = "langsmith",
         own_project: str = "metamon",
         budget: RateBudget | None = None,
         patience_seconds: float = 600.0,
@@ -53,10 +52,11 @@ class LangSmithSource:
         timeout_seconds: float = 60.0,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
+        self.name = name
         self.project = project
         self._own_project = own_project
         self._refuse_own(project)
-        self._found_at = check_map(found_at)
+        self._found_at = check_map(map)
         self._payloads = payloads
         self._clock = clock
         self._id: str | None = None
@@ -79,6 +79,7 @@ class LangSmithSource:
         days before it that was edited since: those rows lie outside the window, in the day they were given.
         LangSmith has no events or gauges. Raises SourceError when something cannot be read whole.
         """
+        window = self._possible(window)
         if kind is Kind.RUNS:
             yield from self._read_runs(window)
         elif kind is Kind.FEEDBACK:
@@ -89,11 +90,10 @@ class LangSmithSource:
     def read_runs_by_id(self, run_ids: Sequence[str], since: datetime | None = None) -> Iterator[Batch]:
         """The present state of these runs, roots or children: for following pending ones (IN-6).
 
-        ``since`` is a time that none of them started before; it spares LangSmith a search through all it keeps.
+        ``since`` is a time before which none of them started; it spares LangSmith a search through all it keeps.
         Runs that LangSmith no longer has are absent from the answer.
         """
-        now = self._clock()
-        span = Window(since or now - RETENTION, now + timedelta(minutes=1))
+        span = Window(since or BEGINNING, self._clock() + timedelta(minutes=1))
         for ids in _chunks(run_ids, RUNS_PER_QUESTION):
             yield from self._runs(RunQuery(span, ids=tuple(ids), payloads=self._payloads))
 
@@ -160,6 +160,12 @@ class LangSmithSource:
         if given and rows.num_rows:
             rows = rows.filter((pc.field("created_at") >= given.start) & (pc.field("created_at") < given.end))
         return Batch(batch.kind, rows, batch.rejects, batch.location)
+
+    def _possible(self, window: Window) -> Window:
+        """The part of the window that LangSmith can hold anything of: "everything" is a window too."""
+        day = timedelta(days=1)
+        start = max(window.start, min(BEGINNING, window.end - day))
+        return Window(start, min(window.end, max(self._clock(), start) + day))
 
     @property
     def _project_id(self) -> str:

@@ -131,9 +131,8 @@ class _Failure:
 class _PageTooLargeError(Exception):
     """The page is more than the server can carry; ``most`` is what it says it can, if it does."""
 
-    def __init__(self, most: int | None, failure: _Failure) -> None:
+    def __init__(self, most: int | None) -> None:
         self.most = most
-        self.failure = failure
 
 
 def utc_now() -> datetime:
@@ -152,7 +151,7 @@ class LangSmithApi:
         self,
         *,
         api_key: str | None,
-        api_url: str = DEFAULT_URL,
+        api_url: str | None = None,
         workspace_id: str | None = None,
         dialect: Literal["auto", "v1", "v2"] = "auto",
         budget: RateBudget | None = None,
@@ -161,7 +160,7 @@ class LangSmithApi:
         timeout_seconds: float = 60.0,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        self.api_url = api_url.rstrip("/")
+        self.api_url = (api_url or DEFAULT_URL).rstrip("/")
         self._api_key = api_key
         self._workspace_id = workspace_id
         self._dialect: Literal["auto", "v1", "v2"] = dialect
@@ -170,6 +169,7 @@ class LangSmithApi:
         self._backoff = backoff_seconds
         self._timeout = timeout_seconds
         self._clock = clock
+        self._largest_page: int | None = None  # what the server said, when it refused more
         self._made: Client | None = None
 
     # ---- what callers ask for
@@ -194,7 +194,7 @@ class LangSmithApi:
 
     def runs(self, project_id: str, query: RunQuery) -> Iterator[Page]:
         """Pages of runs. A page that breaks is asked for again at its cursor, smaller if the server is overwhelmed."""
-        size = LARGEST_PAGE[self.dialect]
+        size = min(self._largest_page or LARGEST_PAGE[self.dialect], LARGEST_PAGE[self.dialect])
         cursor: str | None = None
         number, used = 1, set[str]()
         ask = self._page_v1 if self.dialect == "v1" else self._page_v2
@@ -204,6 +204,7 @@ class LangSmithApi:
             try:
                 runs, following = self._send(location, request, budget=True, sized=size > SMALLEST_PAGE)
             except _PageTooLargeError as refusal:
+                self._largest_page = refusal.most or self._largest_page
                 size = max(SMALLEST_PAGE, min(refusal.most or size // 2, size - 1))
                 continue
             yield Page(runs, self._clock(), location)
@@ -444,9 +445,9 @@ def _retry_after(header: str | None) -> float | None:
 def _too_large(failure: _Failure, attempt: int) -> _PageTooLargeError | None:
     """Smaller pages help against a refused limit at once, against an overwhelmed server after a repetition."""
     if failure.status == 400 and (told := re.search(r"maximum allowed value of (\d+)", failure.text)):
-        return _PageTooLargeError(int(told.group(1)), failure)
+        return _PageTooLargeError(int(told.group(1)))
     if failure.status == 413 or (attempt >= 1 and failure.status in (502, 504)):
-        return _PageTooLargeError(None, failure)
+        return _PageTooLargeError(None)
     return None
 
 

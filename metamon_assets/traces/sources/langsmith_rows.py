@@ -72,11 +72,14 @@ _ERROR_CLASS = re.compile(
 _ZONE = r"(?:[Zz]|[+-]\d{2}:?\d{2})$"
 
 
-def check_map(found_at: Mapping[str, Paths] | None) -> dict[str, Paths]:
-    """The user's map, once its columns are known to be such that a run can be asked for them. Raises SourceError."""
-    unknown = sorted(set(found_at or ()) - set(DEFAULT_MAP) - {"tool_name"})
-    if unknown:
-        raise SourceError(f"map: {', '.join(unknown)} cannot be mapped; what can be: {', '.join(sorted([*DEFAULT_MAP, 'tool_name']))}")
+def check_map(found_at: Mapping[str, Any] | None) -> dict[str, Paths]:
+    """The user's map, once it is known to be one. Raises SourceError."""
+    columns = {*DEFAULT_MAP, "tool_name"}
+    if unknown := sorted(set(found_at or ()) - columns):
+        raise SourceError(f"map: {', '.join(unknown)} cannot be mapped; what can be: {', '.join(sorted(columns))}")
+    for column, paths in (found_at or {}).items():
+        if not isinstance(paths, str) and not (isinstance(paths, Sequence) and all(isinstance(path, str) for path in paths)):
+            raise SourceError(f"map: {column} must be a dotted path or a list of them, not {paths!r}; for example metadata.{column}")
     return dict(found_at or {})
 
 
@@ -176,7 +179,8 @@ def runs_batch(
     places = {**reader.columns, "extra": extras, "metadata": metadata}
     for column, paths in {**DEFAULT_MAP, **(found_at or {})}.items():
         found = _first_found(places, rows, [paths] if isinstance(paths, str) else list(paths))
-        out[column] = [_READERS.get(column, _text_or_json)(value) for value in found]
+        read = _READERS.get(column, _text_or_json)
+        out[column] = [None if value is None else read(value) for value in found]
     out["provider"] = [PROVIDERS.get(provider, provider) for provider in out["provider"]]
     if "agent_name" not in (found_at or {}):  # a root without a named agent is that agent
         by_row = zip(out["agent_name"], names, parents, strict=True)
@@ -243,8 +247,8 @@ def parse_times(column: Sequence[Any] | pa.Array) -> tuple[pa.Array, list[int]]:
         return pc.assume_timezone(column.cast(pa.timestamp("us"), safe=False), "UTC"), []
     if pa.types.is_integer(kind):
         return _times_from_integers(column), []
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        text = pc.replace_substring_regex(pc.utf8_trim_whitespace(column), r"(\.\d{6})\d+", r"\1")
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        text = pc.replace_substring_regex(pc.utf8_trim_whitespace(column.cast(pa.string())), r"(\.\d{6})\d+", r"\1")
         zoned = pc.if_else(pc.match_substring_regex(text, _ZONE), text, pc.binary_join_element_wise(text, "Z", ""))
         try:
             return zoned.cast(TIMESTAMP), []
@@ -438,6 +442,7 @@ def _error_class(error: str | None) -> str | None:
 
 
 def _first_found(places: Mapping[str, Any], rows: int, paths: list[str]) -> list[Any]:
+    """For each row what stands at the first of these paths that holds something."""
     found: list[Any] = [None] * rows
     for path in paths:
         place, _, rest = path.partition(".")
@@ -445,14 +450,16 @@ def _first_found(places: Mapping[str, Any], rows: int, paths: list[str]) -> list
         if column is None:
             continue
         values = column.to_pylist() if isinstance(column, pa.Array | pa.ChunkedArray) else column
-        found = [value if old in (None, "") else old for old, value in zip(found, (_at(value, rest) for value in values), strict=True)]
+        if place == "metadata" and "." not in rest:  # nearly all paths: worth a shortcut
+            values = [value.get(rest) for value in values]
+        elif rest:
+            values = [_at(value, rest) for value in values]
+        found = [value if old in (None, "") else old for old, value in zip(found, values, strict=True)]
     return [None if value == "" else value for value in found]
 
 
 def _at(value: Any, path: str) -> Any:
     """What stands at a dotted path; a key that itself holds dots is found too."""
-    if not path:
-        return value
     if isinstance(value, str):
         value = _object(value)
     if not isinstance(value, dict):

@@ -179,8 +179,8 @@ class LangSmithStore:
 
 def _sum(values: list[Any]) -> Any:
     known = [value for value in values if value is not None]
-    if not known:
-        return None
+    if len(known) < 2:
+        return known[0] if known else None
     if isinstance(known[0], dict):
         return {key: _sum([value.get(key) for value in known]) for key in sorted({key for value in known for key in value})}
     return sum(known)
