@@ -54,7 +54,7 @@ class Problem(NamedTuple):
     detail: str
 
 
-class _Unreadable(ValueError):
+class _UnreadableError(ValueError):
     """A single value that does not fit its column; the message says what was expected."""
 
 
@@ -134,10 +134,10 @@ def parse_time(value: Any) -> datetime | None:
         try:
             return parse_time(datetime.fromisoformat(text))
         except (ValueError, OverflowError):
-            raise _Unreadable("a time like 2026-08-22T10:00:00Z, or an epoch in seconds, ms, us or ns") from None
+            raise _UnreadableError("a time like 2026-08-22T10:00:00Z, or an epoch in seconds, ms, us or ns") from None
     if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
         return _epoch(value)
-    raise _Unreadable("a time like 2026-08-22T10:00:00Z, or an epoch in seconds, ms, us or ns")
+    raise _UnreadableError("a time like 2026-08-22T10:00:00Z, or an epoch in seconds, ms, us or ns")
 
 
 def _epoch(value: int | float | Decimal) -> datetime:
@@ -145,7 +145,7 @@ def _epoch(value: int | float | Decimal) -> datetime:
         if _EPOCH_FIRST * scale <= value < _EPOCH_LAST * scale:
             microseconds = int(value) * 10**6 // scale if value == int(value) else round(value * 10**6 / scale)
             return datetime.fromtimestamp(microseconds // 10**6, UTC).replace(microsecond=microseconds % 10**6)
-    raise _Unreadable("an epoch between the years 2000 and 2100 in seconds, ms, us or ns; use ISO text for other times")
+    raise _UnreadableError("an epoch between the years 2000 and 2100 in seconds, ms, us or ns; use ISO text for other times")
 
 
 # Whole columns ---------------------------------------------------------------------------------------------
@@ -182,28 +182,33 @@ def _from_arrow(name: str, values: pa.Array, wanted: pa.DataType) -> pa.Array | 
 def _whole(name: str, values: Sequence[Any], types: set[type], wanted: pa.DataType) -> pa.Array | None:
     """A list of plain Python values in one Arrow call, or None when some value needs a closer look."""
     try:
-        if name in JSON_OBJECTS and types == {dict}:
-            if name == "labels":
-                return None
-            return pa.array([None if value is None else orjson.dumps(value).decode() for value in values], wanted)
         if types == {str}:
             return _whole_text(name, pa.array(values, pa.string()), wanted)
-        if wanted == columns.STRINGS:
-            return pa.array(values, wanted) if types == {list} else None
-        if pa.types.is_integer(wanted):
-            return pa.array(values, wanted) if types == {int} else None
-        if wanted == pa.float64() or wanted == columns.MONEY:
-            if not types <= {int, float}:
-                return None
-            numbers = pa.array(values, pa.float64())
-            return _money_of(numbers) if wanted == columns.MONEY else None if _has_infinite(numbers) else numbers
-        if wanted == pa.bool_():
-            return pa.array(values, wanted) if types == {bool} else None
-        if wanted == columns.TIMESTAMP and types == {datetime} and all(value is None or value.tzinfo for value in values):
-            return pa.array(values, wanted)
+        if types == {dict}:
+            return pa.array([None if value is None else orjson.dumps(value).decode() for value in values]) if name == "metadata" else None
+        if types <= {int, float} and wanted in (pa.float64(), columns.MONEY):
+            return _whole_numbers(pa.array(values, pa.float64()), wanted)
+        if types == {datetime} and not all(value is None or value.tzinfo for value in values):
+            return None
+        return pa.array(values, wanted) if types == {_SPELLED.get(wanted)} else None
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError, UnicodeEncodeError, orjson.JSONEncodeError):
         return None
-    return None
+
+
+# What Python calls a value that Arrow takes as it is. (Arrow itself would take 1.5 as the integer 1, and "ab" as a list.)
+_SPELLED: Mapping[pa.DataType, type] = {
+    columns.STRINGS: list,
+    columns.TIMESTAMP: datetime,
+    pa.bool_(): bool,
+    pa.int32(): int,
+    pa.int64(): int,
+}
+
+
+def _whole_numbers(numbers: pa.Array, wanted: pa.DataType) -> pa.Array | None:
+    if wanted == columns.MONEY:
+        return _money_of(numbers)
+    return None if _has_infinite(numbers) else numbers
 
 
 def _whole_text(name: str, text: pa.Array, wanted: pa.DataType) -> pa.Array | None:
@@ -286,7 +291,7 @@ def _text(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, bytes):
         return value.decode(errors="replace")
-    raise _Unreadable("text")
+    raise _UnreadableError("text")
 
 
 def _free_text(value: Any) -> str:
@@ -323,23 +328,23 @@ def _labels(value: Any) -> str:
         except orjson.JSONDecodeError:
             value = None
     if not isinstance(value, dict):
-        raise _Unreadable('a JSON object of texts, such as {"cache": "answers"}')
+        raise _UnreadableError('a JSON object of texts, such as {"cache": "answers"}')
     flat = {str(key): item if isinstance(item, str) else json_text(item) for key, item in value.items() if item is not None}
     return orjson.dumps({_without_surrogates(key): _without_surrogates(item) for key, item in sorted(flat.items())}).decode()
 
 
 def _number(value: Any) -> Decimal | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)):
-        raise _Unreadable("a number")
+        raise _UnreadableError("a number")
     text = str(value).strip()
     if text.lower() in _MISSING:
         return None
     try:
         number = Decimal(text)
     except InvalidOperation:
-        raise _Unreadable("a number, with a point for decimals and no units") from None
+        raise _UnreadableError("a number, with a point for decimals and no units") from None
     if not number.is_finite() or "_" in text:
-        raise _Unreadable("a finite number")
+        raise _UnreadableError("a finite number")
     return number
 
 
@@ -349,7 +354,7 @@ def _float(value: Any) -> float | None:
         return None
     result = float(number)
     if math.isinf(result):
-        raise _Unreadable("a number below 1.8e308")
+        raise _UnreadableError("a number below 1.8e308")
     return result
 
 
@@ -358,7 +363,7 @@ def _integer(value: Any, limit: int) -> int | None:
     if number is None:
         return None
     if abs(number) >= limit or number != int(number):
-        raise _Unreadable(f"a whole number below {limit}")
+        raise _UnreadableError(f"a whole number below {limit}")
     return int(number)
 
 
@@ -367,7 +372,7 @@ def _money(value: Any) -> Decimal | None:
     if number is None:
         return None
     if abs(number) >= _MONEY_LIMIT:
-        raise _Unreadable(f"an amount in US dollars below {_MONEY_LIMIT}")
+        raise _UnreadableError(f"an amount in US dollars below {_MONEY_LIMIT}")
     return number.quantize(_MONEY_STEP, ROUND_HALF_EVEN)
 
 
@@ -384,7 +389,7 @@ def _boolean(value: Any) -> bool | None:
             return False
         if text in _MISSING:
             return None
-    raise _Unreadable("true or false")
+    raise _UnreadableError("true or false")
 
 
 def _strings(value: Any) -> list[str] | None:
@@ -395,11 +400,11 @@ def _strings(value: Any) -> list[str] | None:
             try:
                 value = orjson.loads(value)
             except orjson.JSONDecodeError:
-                raise _Unreadable("a list of texts") from None
+                raise _UnreadableError("a list of texts") from None
         else:
             value = [value]
     if not isinstance(value, (list, tuple)):
-        raise _Unreadable("a list of texts")
+        raise _UnreadableError("a list of texts")
     return [_free_text(item) for item in value if item is not None]
 
 

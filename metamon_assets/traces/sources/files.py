@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import repeat
 from pathlib import Path
@@ -30,7 +30,17 @@ import pyarrow.compute as pc
 from metamon_assets.traces import columns
 from metamon_assets.traces.sources import reading
 from metamon_assets.traces.sources.base import Batch, Kind, Reject, SourceCount, SourceError, Window
-from metamon_assets.traces.sources.conversion import DERIVED, IDENTIFIERS, SCHEMAS, TIMES, Problem, Problems, json_text, to_table
+from metamon_assets.traces.sources.conversion import (
+    DERIVED,
+    IDENTIFIERS,
+    SCHEMAS,
+    TIMES,
+    Problem,
+    Problems,
+    json_text,
+    parse_time,
+    to_table,
+)
 from metamon_assets.traces.sources.reading import SourceFile
 
 if TYPE_CHECKING:
@@ -48,10 +58,6 @@ _KIND_OF_NAME = {
     "gauge_samples": Kind.GAUGES,
 }
 _KIND_WORD = re.compile(r"^(gauge_samples|[a-z]+)(?![a-z])")
-_ADVICE = {
-    "line_too_long": "is longer than {limit} bytes; split it, store its payload elsewhere, or raise max_line_bytes",
-    "truncated_gzip": "the gzip data end or break here; copy the file again from where it came",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +121,8 @@ class FilesSource:
 
         Raises SourceError for a path that is missing, a file that cannot be read or is not what its name says.
         """
-        for file in reading.find_files(self.paths, SUFFIXES):
-            if self.kind_of(file) is kind and self._may_hold(file, kind, window):
-                yield from self._read_file(file, kind, window)
+        files = [file for file in reading.find_files(self.paths, SUFFIXES) if self.kind_of(file) is kind]
+        yield from gathered(batch for file in files if self._may_hold(file, kind, window) for batch in self._read_file(file, kind, window))
 
     def count(self, window: Window) -> SourceCount:
         """Files keep no count of their own."""
@@ -142,153 +147,23 @@ class FilesSource:
         return reading.overlaps(known.first, known.last, window)
 
     def _read_file(self, file: SourceFile, kind: Kind, window: Window | None) -> Iterator[Batch]:
-        tally, whole = _Tally(), True
+        tally, reader = _Tally(), _FileReader(self, file, kind)
         suffix = file.path.name.lower().removesuffix(".gz").rpartition(".")[2]
+        whole = True
         if suffix == "parquet":
-            groups = _parquet_groups(file, kind, None if self.mapping else window)
+            groups = reader.parquet_groups(None if self.mapping else window)
             whole = groups is None
-            batches = self._read_parquet(file, kind, groups)
+            batches = reader.parquet(groups)
         elif suffix in ("csv", "tsv"):
-            batches = self._read_csv(file, kind, "\t" if suffix == "tsv" else ",")
+            batches = reader.csv("\t" if suffix == "tsv" else ",")
         else:
-            batches = self._read_jsonl(file, kind)
-        for batch in _gathered(batches):
+            batches = reader.jsonl()
+        for batch in batches:
             tally.add(kind, batch.rows)
             yield batch
         if whole:
             key = (str(file.path), kind)
             self._read[key] = CatalogueEntry(key[0], kind, file.size, file.modified, tally.first, tally.last, tally.rows)
-
-    # JSONL -------------------------------------------------------------------------------------------------
-
-    def _read_jsonl(self, file: SourceFile, kind: Kind) -> Iterator[Batch]:
-        seen_traces: set[Any] = set()
-        for chunk in reading.read_lines(file.path, self.max_line_bytes):
-            if chunk.fault is not None:
-                detail = _ADVICE[chunk.fault].format(limit=self.max_line_bytes)
-                yield _rejected(kind, file, chunk.first, chunk.fault, detail, chunk.lines[0])
-                continue
-            rows, lines, rejects = _parse_lines(chunk, kind, file)
-            for start in range(0, max(len(rows), 1), BATCH_ROWS):
-                part = slice(start, start + BATCH_ROWS)
-                batch = self._batch(kind, file, rows[part], lines[part], seen_traces)
-                yield Batch(kind, batch.rows, (*(rejects if start == 0 else ()), *batch.rejects), str(file.path), batch.row_locations)
-
-    # CSV ---------------------------------------------------------------------------------------------------
-
-    def _read_csv(self, file: SourceFile, kind: Kind, delimiter: str) -> Iterator[Batch]:
-        if self.mapping and self.mapping.delimiter:
-            delimiter = self.mapping.delimiter
-        faults: list[Reject] = []
-        csv.field_size_limit(self.max_line_bytes)
-        reader = csv.reader(_text_lines(file, kind, self.max_line_bytes, faults), delimiter=delimiter, strict=True)
-        header = _header(reader, file)
-        if not header:
-            return
-        if self.mapping:
-            self.mapping.require(header, str(file.path))
-        seen_traces: set[Any] = set()
-        rows: list[dict[str, Any]] = []
-        lines: list[int] = []
-        rejects: list[Reject] = []
-        while True:
-            line = reader.line_num + 1
-            try:
-                values = next(reader)
-            except StopIteration:
-                break
-            except csv.Error as error:
-                rejects.append(_reject(kind, file, line, "malformed_csv", f"{error}; quote texts that hold the delimiter or line ends", ""))
-                continue
-            if len(values) == len(header):
-                rows.append(dict(zip(header, [value or None for value in values], strict=True)))
-                lines.append(line)
-            elif values:
-                rejects.append(_uneven(kind, file, line, values, len(header), delimiter))
-            if len(rows) >= BATCH_ROWS or len(rejects) >= BATCH_ROWS:
-                yield self._checked(kind, file, rows, lines, [*faults, *rejects], seen_traces)
-                rows, lines, rejects = [], [], []
-                faults.clear()
-        yield self._checked(kind, file, rows, lines, [*faults, *rejects], seen_traces)
-
-    def _checked(
-        self, kind: Kind, file: SourceFile, rows: list[dict[str, Any]], lines: list[int], rejects: list[Reject], seen: set[Any]
-    ) -> Batch:
-        """A batch of CSV rows without those whose bytes are not UTF-8 (they stand as lone surrogates in the text)."""
-        invalid = {place for place, row in enumerate(rows) if not _encodable(row)}
-        for place in invalid:
-            raw = ",".join(str(value or "") for value in rows[place].values()).encode(errors="surrogateescape")
-            rejects.append(_reject(kind, file, lines[place], "invalid_utf8", "the line is not UTF-8; convert the file to UTF-8", raw))
-        if invalid:
-            rows = [row for place, row in enumerate(rows) if place not in invalid]
-            lines = [line for place, line in enumerate(lines) if place not in invalid]
-        batch = self._batch(kind, file, rows, lines, seen)
-        return Batch(kind, batch.rows, (*rejects, *batch.rejects), batch.location, batch.row_locations)
-
-    # Parquet -----------------------------------------------------------------------------------------------
-
-    def _read_parquet(self, file: SourceFile, kind: Kind, groups: list[int] | None) -> Iterator[Batch]:
-        import pyarrow.parquet as pq
-
-        seen_traces: set[Any] = set()
-        try:
-            with pq.ParquetFile(file.path) as parquet:
-                if self.mapping:
-                    self.mapping.require(parquet.schema_arrow.names, str(file.path))
-                starts = _group_starts(parquet.metadata)
-                for group in range(len(starts)) if groups is None else groups:
-                    first = starts[group]
-                    for part in parquet.iter_batches(BATCH_ROWS, [group], use_threads=False):
-                        table = pa.Table.from_batches([part])
-                        if self.mapping:
-                            yield self._batch(kind, file, table.to_pylist(), range(first, first + part.num_rows), seen_traces)
-                        else:
-                            yield self._arrow_batch(kind, file, table, first)
-                        first += part.num_rows
-        except OSError as error:
-            raise reading.unreadable(file.path, error) from error
-        except pa.ArrowException as error:
-            raise _not_parquet(file, error) from error
-
-    def _arrow_batch(self, kind: Kind, file: SourceFile, table: pa.Table, first: int) -> Batch:
-        names = set(SCHEMAS[kind].names) - {"source"}
-        values: dict[str, Any] = {name: table[name] for name in table.column_names if name in names}
-        extras = [name for name in table.column_names if name not in names and name not in DERIVED]
-        folded = _fold_columns(kind, table, extras, self.name)
-        if folded is not None:
-            values[_folding(kind)] = folded
-        lines = range(first, first + table.num_rows)
-        return self._finish(kind, file, values, lines, lambda row: json_text(table.slice(row, 1).to_pylist()[0]))
-
-    # Any format --------------------------------------------------------------------------------------------
-
-    def _batch(self, kind: Kind, file: SourceFile, rows: list[dict[str, Any]], lines: Sequence[int], seen_traces: set[Any]) -> Batch:
-        """Rows of a file as a batch: through the mapping, or by their own names."""
-        if self.mapping:
-            values, origins, problems = self.mapping.apply(rows, lines, file.relative, seen_traces)
-            lines = [lines[origin] for origin in origins]
-            return self._finish(kind, file, values, lines, lambda row: json_text(rows[origins[row]]), problems)
-        return self._finish(kind, file, _columns_of(kind, rows, self.name), lines, lambda row: json_text(rows[row]))
-
-    def _finish(
-        self, kind: Kind, file: SourceFile, values: Mapping[str, Any], lines: Sequence[int], raw: Any, problems: Problems | None = None
-    ) -> Batch:
-        """Typed columns with the source's own filled in, without the rows that have a problem, which become rejects."""
-        table, found = to_table(kind, values, len(lines))
-        problems = {**found, **(problems or {})}
-        table = _filled(table, "source", pa.scalar(self.name))
-        table = _filled(table, "project", pa.scalar(self.project))
-        table = _filled(table, "observed_time", pa.scalar(file.modified, columns.TIMESTAMP))
-        place = str(file.path) + ":"
-        if not problems:
-            return Batch(kind, table, (), str(file.path), tuple(map(place.__add__, map(str, lines))))
-        ids = table[IDENTIFIERS[kind]] if kind is Kind.RUNS else None
-        rejects = tuple(
-            _reject(kind, file, lines[row], *problem, raw(row), run_id=ids[row].as_py() if ids is not None else None)
-            for row, problem in sorted(problems.items())
-        )
-        kept = [row for row in range(len(lines)) if row not in problems]
-        return Batch(kind, table.take(pa.array(kept, pa.int64())), rejects, str(file.path), tuple(f"{place}{lines[row]}" for row in kept))
 
 
 def kind_of_name(file: SourceFile) -> Kind:
@@ -301,34 +176,203 @@ def kind_of_name(file: SourceFile) -> Kind:
     return Kind.RUNS
 
 
-# Lines and rows --------------------------------------------------------------------------------------------
+@dataclass(slots=True)
+class _FileReader:
+    """One file on its way through: JSONL, CSV or Parquet into batches."""
 
+    source: FilesSource
+    file: SourceFile
+    kind: Kind
+    seen_traces: set[str] = field(default_factory=set)  # whose roots the mapping has made
 
-def _parse_lines(chunk: reading.Chunk, kind: Kind, file: SourceFile) -> tuple[list[dict[str, Any]], Sequence[int], list[Reject]]:
-    """JSON objects of the lines, their line numbers, and the lines that hold none. Blank lines are passed over."""
-    lines: Sequence[bytes] = chunk.lines
-    numbers: Sequence[int] = range(chunk.first, chunk.first + len(lines))
-    if b"" in lines:
-        numbers = [number for number, line in zip(numbers, lines, strict=True) if line]
-        lines = [line for line in lines if line]
-    try:
-        rows = list(map(orjson.loads, lines))
-        if set(map(type, rows)) <= {dict}:
-            return rows, numbers, []
-    except orjson.JSONDecodeError:
-        pass  # some line is bad: find out which
-    rows, kept, rejects = [], [], []
-    last = len(lines) - 1
-    for place, (number, line) in enumerate(zip(numbers, lines, strict=True)):
-        if not line.strip():
-            continue
-        row, problem = _parse_line(line, chunk.unfinished and place == last)
-        if problem is None:
-            rows.append(row)
-            kept.append(number)
+    # JSONL -------------------------------------------------------------------------------------------------
+
+    def jsonl(self) -> Iterator[Batch]:
+        for chunk in reading.read_lines(self.file.path, self.source.max_line_bytes):
+            if chunk.fault is not None:
+                yield self.only_rejects([self.broken(chunk)])
+                continue
+            rows, lines, rejects = self.parse_lines(chunk)
+            yield self.batch(rows, lines, rejects)
+
+    def parse_lines(self, chunk: reading.Chunk) -> tuple[list[dict[str, Any]], Sequence[int], list[Reject]]:
+        """JSON objects of the lines, their line numbers, and the lines that hold none. Blank lines are passed over."""
+        lines: Sequence[bytes] = chunk.lines
+        numbers: Sequence[int] = range(chunk.first, chunk.first + len(lines))
+        if b"" in lines:
+            numbers = [number for number, line in zip(numbers, lines, strict=True) if line]
+            lines = [line for line in lines if line]
+        try:
+            rows = list(map(orjson.loads, lines))
+            if set(map(type, rows)) <= {dict}:
+                return rows, numbers, []
+        except orjson.JSONDecodeError:
+            pass  # some line is bad: find out which
+        rows, kept, rejects = [], [], []
+        last = len(lines) - 1
+        for place, (number, line) in enumerate(zip(numbers, lines, strict=True)):
+            if not line.strip():
+                continue
+            row, problem = _parse_line(line, chunk.unfinished and place == last)
+            if problem is None:
+                rows.append(row)
+                kept.append(number)
+            else:
+                rejects.append(self.reject(number, *problem, line))
+        return rows, kept, rejects
+
+    # CSV ---------------------------------------------------------------------------------------------------
+
+    def csv(self, delimiter: str) -> Iterator[Batch]:
+        mapping = self.source.mapping
+        if mapping and mapping.delimiter:
+            delimiter = mapping.delimiter
+        rejects: list[Reject] = []
+        csv.field_size_limit(self.source.max_line_bytes)
+        rows_of_text = csv.reader(self.text_lines(rejects), delimiter=delimiter, strict=True)
+        header = self.header(rows_of_text)
+        if mapping and header:
+            mapping.require(header, str(self.file.path))
+        rows: list[dict[str, Any]] = []
+        lines: list[int] = []
+        while header:
+            line = rows_of_text.line_num + 1
+            try:
+                values = next(rows_of_text)
+            except StopIteration:
+                break
+            except csv.Error as error:
+                rejects.append(self.reject(line, "malformed_csv", f"{error}; quote texts that hold the delimiter or line ends", ""))
+                continue
+            problem = _uneven(values, header) if values else None
+            if problem is not None:
+                rejects.append(self.reject(line, *problem, delimiter.join(values).encode(errors="surrogateescape")))
+            elif values:
+                rows.append(dict(zip(header, [value or None for value in values], strict=True)))
+                lines.append(line)
+            if len(rows) + len(rejects) >= BATCH_ROWS:
+                yield self.batch(rows, lines, rejects)
+                rows, lines = [], []
+                rejects.clear()
+        yield self.batch(rows, lines, rejects)
+
+    def text_lines(self, rejects: list[Reject]) -> Iterator[str]:
+        """Lines with their ends, for the csv module. Bytes that are not UTF-8 become lone surrogates.
+
+        A line that is too long or broken off goes to ``rejects`` and stands as an empty one, so that numbers stay right.
+        """
+        for chunk in reading.read_lines(self.file.path, self.source.max_line_bytes):
+            if chunk.fault is not None:
+                rejects.append(self.broken(chunk))
+                yield "\n"
+                continue
+            for line in chunk.lines:
+                yield line.decode("utf-8", "surrogateescape") + "\n"
+
+    def header(self, rows_of_text: Iterator[list[str]]) -> list[str]:
+        try:
+            header = [name.strip() for name in next(rows_of_text, [])]
+        except csv.Error as error:
+            raise SourceError(f"{self.file.path}: the header is not CSV: {error}; the first line must name the columns") from error
+        twice = sorted({name for name in header if header.count(name) > 1})
+        if twice:
+            raise SourceError(f"{self.file.path}: the header names {', '.join(twice)} more than once; give every column its own name")
+        return header
+
+    # Parquet -----------------------------------------------------------------------------------------------
+
+    def parquet(self, groups: list[int] | None) -> Iterator[Batch]:
+        import pyarrow.parquet as pq
+
+        try:
+            with pq.ParquetFile(self.file.path) as parquet:
+                if self.source.mapping:
+                    self.source.mapping.require(parquet.schema_arrow.names, str(self.file.path))
+                starts = _group_starts(parquet.metadata)
+                for group in range(len(starts)) if groups is None else groups:
+                    first = starts[group]
+                    for part in parquet.iter_batches(BATCH_ROWS, [group], use_threads=False):
+                        lines = range(first, first + part.num_rows)
+                        table = pa.Table.from_batches([part])
+                        yield self.batch(table.to_pylist(), lines) if self.source.mapping else self.arrow_batch(table, lines)
+                        first += part.num_rows
+        except OSError as error:
+            raise reading.unreadable(self.file.path, error) from error
+        except pa.ArrowException as error:
+            raise _not_parquet(self.file, error) from error
+
+    def parquet_groups(self, window: Window | None) -> list[int] | None:
+        """Row groups that may hold rows of the window by their statistics; None: all of them."""
+        import pyarrow.parquet as pq
+
+        try:
+            with pq.ParquetFile(self.file.path) as parquet:
+                metadata, schema = parquet.metadata, parquet.schema_arrow
+        except OSError as error:
+            raise reading.unreadable(self.file.path, error) from error
+        except pa.ArrowException as error:
+            raise _not_parquet(self.file, error) from error
+        name = TIMES[self.kind]
+        if window is None or name not in schema.names or not pa.types.is_timestamp(schema.field(name).type):
+            return None
+        chosen = []
+        for group in range(metadata.num_row_groups):
+            span = _group_span(metadata.row_group(group), name)
+            if span is None or reading.overlaps(*span, window):
+                chosen.append(group)
+        return None if len(chosen) == metadata.num_row_groups else chosen
+
+    def arrow_batch(self, table: pa.Table, lines: Sequence[int]) -> Batch:
+        names = set(SCHEMAS[self.kind].names) - {"source"}
+        values: dict[str, Any] = {name: table[name] for name in table.column_names if name in names}
+        extras = [name for name in table.column_names if name not in names and name not in DERIVED]
+        folded = _fold_columns(self.kind, table, extras, self.source.name)
+        if folded is not None:
+            values[_folding(self.kind)] = folded
+        return self.finish(values, lines, lambda row: json_text(table.slice(row, 1).to_pylist()[0]))
+
+    # Any format --------------------------------------------------------------------------------------------
+
+    def batch(self, rows: list[dict[str, Any]], lines: Sequence[int], rejects: Sequence[Reject] = ()) -> Batch:
+        """Rows of the file as a batch, through the mapping or by their own names; ``rejects`` come with it."""
+        if self.source.mapping:
+            values, origins, problems = self.source.mapping.apply(rows, lines, self.file.relative, self.seen_traces)
+            batch = self.finish(values, [lines[origin] for origin in origins], lambda row: json_text(rows[origins[row]]), problems)
         else:
-            rejects.append(_reject(kind, file, number, *problem, line))
-    return rows, kept, rejects
+            batch = self.finish(_columns_of(self.kind, rows, self.source.name), lines, lambda row: json_text(rows[row]))
+        return replace(batch, rejects=(*rejects, *batch.rejects))
+
+    def finish(self, values: Mapping[str, Any], lines: Sequence[int], raw: Callable[[int], str], problems: Problems | None = None) -> Batch:
+        """Typed columns, the source's own filled in, without the rows that have a problem: those become rejects."""
+        kind, file = self.kind, self.file
+        table, found = to_table(kind, values, len(lines))
+        found |= problems or {}
+        table = _filled(table, "source", pa.scalar(self.source.name))
+        table = _filled(table, "project", pa.scalar(self.source.project))
+        table = _filled(table, "observed_time", pa.scalar(file.modified, columns.TIMESTAMP))
+        place = f"{file.path}:"
+        if not found:
+            return Batch(kind, table, (), str(file.path), tuple(map(place.__add__, map(str, lines))))
+        ids = table[IDENTIFIERS[kind]] if kind is Kind.RUNS else None
+        rejects = [self.reject(lines[row], *problem, raw(row), ids[row].as_py() if ids else None) for row, problem in sorted(found.items())]
+        kept = [row for row in range(len(lines)) if row not in found]
+        table = table.take(pa.array(kept, pa.int64()))
+        return Batch(kind, table, tuple(rejects), str(file.path), tuple(f"{place}{lines[row]}" for row in kept))
+
+    def only_rejects(self, rejects: list[Reject]) -> Batch:
+        return Batch(self.kind, pa.table({}), tuple(rejects), str(self.file.path), ())
+
+    def broken(self, chunk: reading.Chunk) -> Reject:
+        """The reject for a line that is too long or breaks off."""
+        assert chunk.fault is not None
+        return self.reject(chunk.first, chunk.fault, reading.advice(chunk.fault, self.source.max_line_bytes), chunk.lines[0])
+
+    def reject(self, line: int, reason: str, detail: str, raw: str | bytes, run_id: str | None = None) -> Reject:
+        text = raw.decode(errors="replace") if isinstance(raw, bytes) else raw
+        return Reject(self.kind, reason, detail, f"{self.file.path}:{line}", text, run_id)
+
+
+# Lines and rows --------------------------------------------------------------------------------------------
 
 
 def _parse_line(line: bytes, unfinished: bool) -> tuple[dict[str, Any], Problem | None]:
@@ -336,7 +380,7 @@ def _parse_line(line: bytes, unfinished: bool) -> tuple[dict[str, Any], Problem 
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         if unfinished:
-            return {}, Problem("truncated_line", "the last line has no end and is not complete JSON; write it again when its writer is done")
+            return {}, Problem("truncated_line", "the last line is not complete; its writer was not done, or stopped: write it again")
         try:
             line.decode()
         except UnicodeDecodeError:
@@ -403,7 +447,7 @@ def _filled(table: pa.Table, name: str, value: pa.Scalar) -> pa.Table:
     return table.set_column(table.column_names.index(name), name, pc.fill_null(table[name], value))
 
 
-def _gathered(batches: Iterable[Batch]) -> Iterator[Batch]:
+def gathered(batches: Iterable[Batch]) -> Iterator[Batch]:
     """Batches joined up to some 50,000 rows, so that each is worth a merge."""
     held: list[Batch] = []
     rows = 0
@@ -426,58 +470,22 @@ def _joined(batches: list[Batch]) -> Batch:
     return Batch(batches[0].kind, table, rejects, batches[0].location, locations)
 
 
-# Rejects ---------------------------------------------------------------------------------------------------
+def _uneven(values: list[str], header: list[str]) -> Problem | None:
+    """What is wrong with a CSV row: too few or many columns, or bytes that are not UTF-8 (lone surrogates in the text)."""
+    if len(values) != len(header):
+        detail = f"{len(values)} columns where the header has {len(header)}; quote texts that hold the delimiter, or complete the row"
+        return Problem("wrong_column_count", detail)
+    if not all(value.isascii() or _encodable(value) for value in values):
+        return Problem("invalid_utf8", "the line is not UTF-8; convert the file to UTF-8")
+    return None
 
 
-def _reject(kind: Kind, file: SourceFile, line: int, reason: str, detail: str, raw: str | bytes, run_id: str | None = None) -> Reject:
-    text = raw.decode(errors="replace") if isinstance(raw, bytes) else raw
-    return Reject(kind, reason, detail, f"{file.path}:{line}", text, run_id)
-
-
-def _rejected(kind: Kind, file: SourceFile, line: int, reason: str, detail: str, raw: bytes) -> Batch:
-    """A batch of no rows that only carries a reject."""
-    return Batch(kind, pa.table({}), (_reject(kind, file, line, reason, detail, raw),), str(file.path), ())
-
-
-# CSV -------------------------------------------------------------------------------------------------------
-
-
-def _text_lines(file: SourceFile, kind: Kind, max_line_bytes: int, faults: list[Reject]) -> Iterator[str]:
-    """Lines with their ends, for the csv module. Bytes that are not UTF-8 become lone surrogates.
-
-    A line that is too long or broken off is noted in ``faults`` and stands as an empty one, so that numbers stay right.
-    """
-    for chunk in reading.read_lines(file.path, max_line_bytes):
-        if chunk.fault is not None:
-            detail = _ADVICE[chunk.fault].format(limit=max_line_bytes)
-            faults.append(_reject(kind, file, chunk.first, chunk.fault, detail, chunk.lines[0]))
-            yield "\n"
-            continue
-        for line in chunk.lines:
-            yield line.decode("utf-8", "surrogateescape") + "\n"
-
-
-def _header(reader: Iterator[list[str]], file: SourceFile) -> list[str]:
+def _encodable(text: str) -> bool:
     try:
-        header = [name.strip() for name in next(reader, [])]
-    except csv.Error as error:
-        raise SourceError(f"{file.path}: the header cannot be read as CSV: {error}; the first line must name the columns") from error
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise SourceError(f"{file.path}: the header names {', '.join(twice)} more than once; give every column its own name")
-    return header
-
-
-def _uneven(kind: Kind, file: SourceFile, line: int, values: list[str], wanted: int, delimiter: str) -> Reject:
-    detail = f"{len(values)} columns where the header has {wanted}; quote texts that hold the delimiter, or complete the row"
-    return _reject(kind, file, line, "wrong_column_count", detail, delimiter.join(values).encode(errors="surrogateescape"))
-
-
-def _encodable(row: dict[str, Any]) -> bool:
-    return all(value is None or value.isascii() or value.encode(errors="replace") == value.encode(errors="surrogatepass") for value in row.values())
-
-
-# Parquet ---------------------------------------------------------------------------------------------------
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _group_starts(metadata: Any) -> list[int]:
@@ -489,31 +497,7 @@ def _group_starts(metadata: Any) -> list[int]:
     return starts
 
 
-def _parquet_groups(file: SourceFile, kind: Kind, window: Window | None) -> list[int] | None:
-    """Row groups that may hold rows of the window by their statistics; None: all of them."""
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(file.path) as parquet:
-            metadata, schema = parquet.metadata, parquet.schema_arrow
-    except OSError as error:
-        raise reading.unreadable(file.path, error) from error
-    except pa.ArrowException as error:
-        raise _not_parquet(file, error) from error
-    name = TIMES[kind]
-    if window is None or name not in schema.names or not pa.types.is_timestamp(schema.field(name).type) or pa.types.is_nested(schema.types[0]):
-        return None
-    chosen = []
-    for group in range(metadata.num_row_groups):
-        span = _group_span(metadata.row_group(group), name)
-        if span is None or reading.overlaps(*span, window):
-            chosen.append(group)
-    return None if len(chosen) == metadata.num_row_groups else chosen
-
-
 def _group_span(group: Any, name: str) -> tuple[datetime, datetime] | None:
-    from metamon_assets.traces.sources.conversion import parse_time
-
     for position in range(group.num_columns):
         column = group.column(position)
         if column.path_in_schema == name:

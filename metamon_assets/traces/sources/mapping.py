@@ -25,6 +25,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from importlib import resources
@@ -37,7 +38,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from metamon_assets.traces.sources.base import Kind, SourceError
-from metamon_assets.traces.sources.conversion import SCHEMAS, TIMES, Problem, Problems, parse_time, shown
+from metamon_assets.traces.sources.conversion import SCHEMAS, TIMES, Problem, Problems, json_text, parse_time, shown
 
 Scalar = str | int | float | bool
 Rows = dict[str, list[Any]]  # column name to one value per row
@@ -254,36 +255,41 @@ class Mapping(_Model):
                 "Correct the mapping's column names or the file's header"
             )
 
-    def apply(self, rows: list[dict[str, Any]], lines: Sequence[int], file: str, seen_traces: set[Any]) -> tuple[Rows, list[int], Problems]:
+    def apply(self, rows: list[dict[str, Any]], lines: Sequence[int], file: str, seen_traces: set[str]) -> tuple[Rows, list[int], Problems]:
         """Unified columns, loosely typed, of a chunk of the source's rows.
 
         ``lines`` are the rows' numbers in ``file`` (a name that stays the same). ``seen_traces`` is kept by the
         caller for one file. Returns the columns, for each output row the input row that it came from (roots of
         traces are additional rows), and the rows that cannot be accepted, by output row.
         """
-        problems: Problems = {}
-        result = _make(self.columns, rows, lines, file, problems)
+        given = _Given(rows, lines, file)
+        result = _make(self.columns, given)
         if self.kind is Kind.RUNS:
             _declare_time(self, result, len(rows))
         if self.leftovers == "metadata" and self.kind is not Kind.GAUGES:
             _fold_leftovers(result, rows, self._consumed)
-        _change(self.rules, result, rows, lines, file, problems)
+        _change(self.rules, result, given)
         if self.kind is Kind.RUNS:
             _add_end(result, len(rows))
         origins = list(range(len(rows)))
         if self.trace:
             _link(self.trace, result, rows)
             firsts = _first_steps(self.trace.by, rows, seen_traces)
-            _append_roots(self.trace, result, rows, lines, file, firsts, problems)
+            _append_roots(self.trace, result, given, firsts)
             origins += firsts
-        return result, origins, problems
+        return result, origins, given.problems
 
 
-def load(path: str | Path) -> Mapping:
-    """A mapping from a YAML file, or one of the bundled examples by name. Raises SourceError saying key, fault and remedy."""
-    name = str(path)
+def load(given: str | Path | dict[str, Any]) -> Mapping:
+    """A mapping from a YAML file, from one of the bundled examples by name, or from the content of such a file.
+
+    Raises SourceError saying key, fault and remedy.
+    """
+    if isinstance(given, dict):
+        return parse(given)
+    name = str(given)
     try:
-        text = _bundled(name) or Path(path).read_text(encoding="utf-8")
+        text = _bundled(name) or Path(given).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SourceError(f"mapping {name}: does not exist; give a YAML file or one of {', '.join(bundled())}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -313,7 +319,9 @@ def bundled() -> list[str]:
 
 
 def _bundled(name: str) -> str | None:
-    return (resources.files("metamon_assets.traces.sources") / "mappings" / f"{name}.yaml").read_text("utf-8") if name in bundled() else None
+    if name not in bundled():
+        return None
+    return (resources.files("metamon_assets.traces.sources") / "mappings" / f"{name}.yaml").read_text("utf-8")
 
 
 def _fault(location: tuple[int | str, ...], message: str, code: str) -> str:
@@ -329,14 +337,27 @@ def _fault(location: tuple[int | str, ...], message: str, code: str) -> str:
 # Making columns --------------------------------------------------------------------------------------------
 
 
-def _make(columns: dict[str, list[ColumnRule]], rows: list[dict[str, Any]], lines: Sequence[int], file: str, problems: Problems) -> Rows:
+@dataclass(slots=True)
+class _Given:
+    """Rows of the source as they stood in a file, and what turned out to be wrong with them, by row."""
+
+    rows: list[dict[str, Any]]
+    lines: Sequence[int]
+    file: str
+    problems: Problems = field(default_factory=dict)
+
+    def only(self, places: list[int]) -> _Given:
+        return _Given([self.rows[place] for place in places], [self.lines[place] for place in places], self.file)
+
+
+def _make(columns: dict[str, list[ColumnRule]], given: _Given) -> Rows:
     result: Rows = {}
     for name, alternatives in columns.items():
-        values = _evaluate(name, alternatives[0], rows, lines, file, problems)
+        values = _evaluate(name, alternatives[0], given)
         for rule in alternatives[1:]:
             if None not in values:
                 break
-            others = _evaluate(name, rule, rows, lines, file, problems)
+            others = _evaluate(name, rule, given)
             values = [other if value is None else value for value, other in zip(values, others, strict=True)]
         result[name] = values
         if any(rule.base for rule in alternatives):
@@ -344,8 +365,8 @@ def _make(columns: dict[str, list[ColumnRule]], rows: list[dict[str, Any]], line
     return result
 
 
-def _evaluate(name: str, rule: ColumnRule, rows: list[dict[str, Any]], lines: Sequence[int], file: str, problems: Problems) -> list[Any]:
-    values = _origin(rule, rows, lines, file)
+def _evaluate(name: str, rule: ColumnRule, given: _Given) -> list[Any]:
+    values = _origin(rule, given)
     if rule.zero_is_missing:
         values = [None if _is_zero(value) else value for value in values]
     if rule.pattern is not None:
@@ -356,11 +377,12 @@ def _evaluate(name: str, rule: ColumnRule, rows: list[dict[str, Any]], lines: Se
         replaced = {_key(key): value for key, value in rule.map.items()}
         values = [replaced.get(_key(value), value) if value is not None else None for value in values]
     if rule.scale is not None or rule.unit is not None or rule.format is not None:
-        values = _each(values, lambda value: _figure(name, rule, value), name, problems)
+        values = _figures(name, rule, values, given.problems)
     return values
 
 
-def _origin(rule: ColumnRule, rows: list[dict[str, Any]], lines: Sequence[int], file: str) -> list[Any]:
+def _origin(rule: ColumnRule, given: _Given) -> list[Any]:
+    rows = given.rows
     if rule.column is not None:
         return [None if _is_empty(value := row.get(rule.column)) else value for row in rows]
     if rule.hash is not None:
@@ -369,7 +391,7 @@ def _origin(rule: ColumnRule, rows: list[dict[str, Any]], lines: Sequence[int], 
         names = rule.inputs
         return [None if any(_is_empty(row.get(name)) for name in names) else rule.template.format_map(row) for row in rows]
     if rule.line:
-        return [_digest([file, str(line)]) for line in lines]
+        return [_digest([given.file, str(line)]) for line in given.lines]
     return [rule.value] * len(rows)
 
 
@@ -377,7 +399,7 @@ def _figure(name: str, rule: ColumnRule, value: Any) -> Any:
     """A number in the unified unit, or a time."""
     is_time = name.endswith(("_time", "_at")) or name == "time"
     if rule.format is not None:
-        moment = datetime.strptime(_as_text(value), rule.format)
+        moment = datetime.strptime(_as_text(value), rule.format)  # noqa: DTZ007 - the zone is added below
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     number = float(value)
     if rule.scale is not None:
@@ -389,11 +411,11 @@ def _figure(name: str, rule: ColumnRule, value: Any) -> Any:
     return number
 
 
-def _each(values: list[Any], convert: Any, name: str, problems: Problems) -> list[Any]:
+def _figures(name: str, rule: ColumnRule, values: list[Any], problems: Problems) -> list[Any]:
     result = []
     for row, value in enumerate(values):
         try:
-            result.append(None if value is None else convert(value))
+            result.append(None if value is None else _figure(name, rule, value))
         except (ValueError, TypeError, OverflowError) as error:
             result.append(None)
             problems.setdefault(row, Problem("wrong_type", f"{name} is {shown(value)}, which the mapping cannot read: {error}"))
@@ -435,31 +457,32 @@ def _fold_leftovers(result: Rows, rows: list[dict[str, Any]], consumed: set[str]
     result["metadata"] = folded
 
 
-def _change(
-    rules: list[Rule], result: Rows, rows: list[dict[str, Any]], lines: Sequence[int], file: str, problems: Problems, offset: int = 0
-) -> None:
-    """Apply rules in place to the rows of ``result`` from ``offset`` on."""
+def _change(rules: list[Rule], result: Rows, given: _Given, offset: int = 0) -> None:
+    """Apply rules in place: to the rows of ``result`` from ``offset`` on, by the source's rows that they came from."""
     for rule in rules:
-        hits = [position for position, row in enumerate(rows) if rule.when.holds(row)]
+        hits = [place for place, row in enumerate(given.rows) if rule.when.holds(row)]
         if not hits:
             continue
         for name, value in rule.set.items():
-            column = result.setdefault(name, [None] * (offset + len(rows)))
-            if isinstance(value, ColumnRule):
-                found: Problems = {}
-                values = _evaluate(name, value, [rows[hit] for hit in hits], [lines[hit] for hit in hits], file, found)
-                for position, problem in found.items():
-                    problems.setdefault(offset + hits[position], problem)
-            else:
-                values = [value] * len(hits)
-            for hit, new in zip(hits, values, strict=True):
+            column = result.setdefault(name, [None] * (offset + len(given.rows)))
+            for hit, new in zip(hits, _new_values(name, value, given, hits), strict=True):
                 column[offset + hit] = new
         for name in rule.clear:
             for hit in hits if name in result else ():
                 result[name][offset + hit] = None
         if rule.reject is not None:
             for hit in hits:
-                problems.setdefault(offset + hit, Problem("rule", rule.reject))
+                given.problems.setdefault(hit, Problem("rule", rule.reject))
+
+
+def _new_values(name: str, value: Scalar | ColumnRule, given: _Given, hits: list[int]) -> list[Any]:
+    if not isinstance(value, ColumnRule):
+        return [value] * len(hits)
+    chosen = given.only(hits)
+    values = _evaluate(name, value, chosen)
+    for place, problem in chosen.problems.items():
+        given.problems.setdefault(hits[place], problem)
+    return values
 
 
 # Traces made of steps --------------------------------------------------------------------------------------
@@ -472,7 +495,7 @@ def _link(trace: TraceRule, result: Rows, rows: list[dict[str, Any]]) -> None:
     result["parent_run_id"] = [group if parent is None else parent for group, parent in zip(groups, parents, strict=True)]
 
 
-def _first_steps(by: str, rows: list[dict[str, Any]], seen: set[Any]) -> list[int]:
+def _first_steps(by: str, rows: list[dict[str, Any]], seen: set[str]) -> list[int]:
     firsts = []
     for position, row in enumerate(rows):
         group = _as_text(row.get(by))
@@ -482,24 +505,21 @@ def _first_steps(by: str, rows: list[dict[str, Any]], seen: set[Any]) -> list[in
     return firsts
 
 
-def _append_roots(
-    trace: TraceRule, result: Rows, rows: list[dict[str, Any]], lines: Sequence[int], file: str, firsts: list[int], problems: Problems
-) -> None:
-    steps = [rows[first] for first in firsts]
-    found: Problems = {}
-    roots = _make(trace.columns, steps, [lines[first] for first in firsts], file, found)
-    for position, problem in found.items():
-        problems.setdefault(len(rows) + position, problem)
-    groups: list[Any] = [_as_text(step.get(trace.by)) for step in steps]
-    roots |= {"run_id": groups, "trace_id": groups, "parent_run_id": [None] * len(steps)}
+def _append_roots(trace: TraceRule, result: Rows, given: _Given, firsts: list[int]) -> None:
+    steps, count = given.only(firsts), len(given.rows)
+    roots = _make(trace.columns, steps)
+    groups: list[Any] = [_as_text(step.get(trace.by)) for step in steps.rows]
+    roots |= {"run_id": groups, "trace_id": groups, "parent_run_id": [None] * len(groups)}
     for name in ("start_time", "time_declared", "project", "agent_name"):
         if name in result:
             roots.setdefault(name, [result[name][first] for first in firsts])
     for name in roots.keys() - result.keys():
-        result[name] = [None] * len(rows)
-    for name, values in result.items():
-        values += roots.get(name, [None] * len(steps))
-    _change(trace.rules, result, steps, [lines[first] for first in firsts], file, problems, offset=len(rows))
+        result[name] = [None] * count
+    for name, column in result.items():
+        column.extend(roots.get(name, [None] * len(groups)))
+    _change(trace.rules, result, steps, offset=count)
+    for place, problem in steps.problems.items():
+        given.problems[count + place] = problem
 
 
 # Values ----------------------------------------------------------------------------------------------------
@@ -527,7 +547,7 @@ def _as_text(value: Any) -> str:
         return ""
     if isinstance(value, str):
         return value
-    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode() if isinstance(value, (dict, list, bool)) else str(value)
+    return json_text(value) if isinstance(value, (dict, list, bool)) else str(value)
 
 
 def _key(value: Any) -> str:

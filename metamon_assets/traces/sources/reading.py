@@ -8,6 +8,7 @@ ever holding more than a chunk. What a line means is the sources' business.
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import re
 import zlib
@@ -15,7 +16,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO
 
 from metamon_assets.traces.sources.base import SourceError, Window
 
@@ -100,21 +100,16 @@ def overlaps(first: datetime, last: datetime, window: Window) -> bool:
     return first < window.end + MARGIN and last >= window.start - MARGIN
 
 
-def open_bytes(path: Path) -> BinaryIO:
+def open_bytes(path: Path) -> gzip.GzipFile | io.BufferedReader:
     """A file's bytes, uncompressed when it is gzip (known by its content, not its name). Raises SourceError."""
     try:
-        file = open(path, "rb")  # noqa: SIM115 - the caller closes it
-        magic = file.read(2)
-        file.seek(0)
+        with path.open("rb") as file:
+            magic = file.read(2)
+        if magic in _OTHER_MARKS:
+            raise SourceError(f"{path}: is UTF-16; convert it to UTF-8, for example with iconv -f UTF-16 -t UTF-8")
+        return gzip.open(path, "rb") if magic == _GZIP_MAGIC else path.open("rb")
     except OSError as error:
         raise unreadable(path, error) from error
-    if magic == _GZIP_MAGIC:
-        file.close()
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    if magic in _OTHER_MARKS:
-        file.close()
-        raise SourceError(f"{path}: is UTF-16; convert it to UTF-8, for example with iconv -f UTF-16 -t UTF-8")
-    return file
 
 
 def read_lines(path: Path, max_line_bytes: int = MAX_LINE_BYTES, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
@@ -124,36 +119,35 @@ def read_lines(path: Path, max_line_bytes: int = MAX_LINE_BYTES, chunk_bytes: in
     SourceError when the file cannot be read.
     """
     number, rest, skipping = 1, b"", False
-    with open_bytes(path) as file:
-        started = False
-        while True:
-            block, fault = _read(path, file, chunk_bytes)
-            if not started:
-                started, block = True, block.removeprefix(_UTF8_MARK)
-            if skipping:
-                end = block.find(b"\n")
-                if end < 0 and block:
-                    continue
-                block, skipping, number = block[end + 1 :] if end >= 0 else b"", False, number + 1
-            if not block:
-                if rest or fault:
-                    yield Chunk([rest], number, fault, unfinished=True)
-                return
-            cut = block.rfind(b"\n")
-            if cut >= 0:
-                lines = (rest + block[:cut] if rest else block[:cut]).split(b"\n")
-                rest = block[cut + 1 :]
-                for piece in _within_limit(lines, number, max_line_bytes):
-                    yield piece
-                number += len(lines)
-            else:
-                rest += block
-            if len(rest) > max_line_bytes:
-                yield Chunk([rest[:RAW_KEPT]], number, "line_too_long")
-                rest, skipping = b"", True
-            if fault:
-                yield Chunk([rest], number, fault, unfinished=True)
-                return
+    for block, fault in _blocks(path, chunk_bytes):
+        head, newline, tail = block.rpartition(b"\n")
+        if skipping and newline:  # the end of the long line is the first of these
+            lines = head.split(b"\n")[1:]
+            skipping, number = False, number + 1
+        else:
+            lines = (rest + head).split(b"\n") if newline else []
+        if lines:
+            yield from _within_limit(lines, number, max_line_bytes)
+            number += len(lines)
+        if newline:
+            rest = tail
+        elif not skipping:
+            rest += tail
+        if len(rest) > max_line_bytes:
+            yield Chunk([rest[:RAW_KEPT]], number, "line_too_long")
+            rest, skipping = b"", True
+        if fault:
+            yield Chunk([rest], number, fault, unfinished=True)
+            return
+    if rest:
+        yield Chunk([rest], number, unfinished=True)
+
+
+def advice(fault: str, max_line_bytes: int) -> str:
+    """What a chunk's fault means and how to mend it."""
+    if fault == "line_too_long":
+        return f"the line is longer than {max_line_bytes} bytes; split it, store its payload elsewhere, or raise max_line_bytes"
+    return "the gzip data end or break here; copy the file again from where it came"
 
 
 def unreadable(path: Path, error: OSError) -> SourceError:
@@ -179,7 +173,19 @@ def _within_limit(lines: list[bytes], number: int, limit: int) -> Iterator[Chunk
         yield Chunk(lines[start:], number + start)
 
 
-def _read(path: Path, file: BinaryIO, size: int) -> tuple[bytes, str | None]:
+def _blocks(path: Path, size: int) -> Iterator[tuple[bytes, str | None]]:
+    """The file's bytes without a byte order mark, in blocks; the last one with a fault when the file breaks off."""
+    with open_bytes(path) as file:
+        block, fault = _read(path, file, size)
+        block = block.removeprefix(_UTF8_MARK)
+        while block or fault:
+            yield block, fault
+            if fault:
+                return
+            block, fault = _read(path, file, size)
+
+
+def _read(path: Path, file: gzip.GzipFile | io.BufferedReader, size: int) -> tuple[bytes, str | None]:
     """The next block, and why there is no more than that."""
     if not isinstance(file, gzip.GzipFile):
         try:
@@ -206,8 +212,8 @@ def _expand(path: Path) -> list[Path]:
     except OSError as error:
         raise unreadable(path, error) from error
     if any(mark in str(path) for mark in "*?["):
-        matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if path.is_absolute() else sorted(Path().glob(str(path)))
-        if matches:
+        root = Path(path.anchor)
+        if matches := sorted(root.glob(str(path.relative_to(root)))):
             return matches
         raise SourceError(f"{path}: no file matches; check the pattern")
     raise SourceError(f"{path}: does not exist; check the path in the source's settings")
