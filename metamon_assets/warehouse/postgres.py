@@ -250,6 +250,7 @@ class EmbeddedPostgres:
                 raise self._failure("could not be created", result.stderr)
             with (unfinished / "postgresql.conf").open("a") as configuration:
                 configuration.write("\ninclude 'metamon.conf'  # written anew at every start\ninclude_if_exists 'local.conf'  # yours\n")
+            _write(unfinished / "local.conf", "# Your own settings; they go over those of metamon.conf.\n", 0o644)
             unfinished.rename(self.data)
         except OSError as error:
             raise self._failure("could not be created", str(error)) from error
@@ -329,14 +330,16 @@ class EmbeddedPostgres:
             raise _somebody_elses(self.data) from None
 
     def _forget_dead_postmaster(self) -> None:
-        """Keep a pid file left by kill -9 from naming a process that has nothing to do with it (a reused id, a zombie).
+        """Keep lock files left by kill -9 from naming a process that is not the server (a reused id, or a zombie, which
+        every killed server is in a container whose first process reaps nobody).
 
-        Only the id is replaced, by one that cannot exist; the rest stays, since Postgres uses it to make sure that no
-        child of the dead server still writes.
+        In postmaster.pid only the id is replaced, by one that cannot exist; the rest stays, since Postgres uses it to
+        make sure that no child of the dead server still writes.
         """
         lines = self._pid_file_lines()
         if lines and self._postmaster_pid() is None:
-            _write(self.data / "postmaster.pid", "\n".join(["999999999", *lines[1:]]) + "\n", 0o644)
+            _write(self.data / "postmaster.pid", "\n".join(["999999999", *lines[1:]]) + "\n", 0o600)
+            (self.socket / f".s.PGSQL.{PORT}.lock").unlink(missing_ok=True)
 
     # What is inside
 
