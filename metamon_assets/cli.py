@@ -225,22 +225,20 @@ def migrate(settings: Settings, dry_run: bool) -> None:
 @with_settings
 def dictionary(settings: Settings, table: str | None, as_json: bool) -> None:
     """Explain the tables and columns (of TABLE alone, if named) as Markdown."""
-    from metamon_assets.warehouse import dictionary as reader
+    from metamon_assets.warehouse import contracts
 
     with database(settings) as connection:
         relations = [
-            relation for relation in reader.read(connection) if table is None or table in (relation.name, relation.name.split(".")[1])
+            relation
+            for relation in contracts.relations(connection)
+            if table is None or table in (relation.name, relation.name.split(".")[1])
         ]
     if not relations:
         raise MetamonError(f"There is no table or view {table}: `metamon dictionary` lists all.")
     if as_json:
         print_json(relations)
-        return
-    for relation in relations:
-        click.echo(f"## {relation.name} ({relation.kind})\n\n{relation.description}\n\n| column | type | meaning |\n|---|---|---|")
-        for column in relation.columns:
-            click.echo(f"| {column.name} | {column.type} | {column.description.replace('|', chr(92) + '|')} |")
-        click.echo()
+    else:
+        click.echo(contracts.dictionary(relations))
 
 
 @main.command()

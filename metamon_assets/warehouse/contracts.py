@@ -9,7 +9,7 @@ constraints and LIKE; ALTER TABLE ADD and DROP COLUMN, ADD PRIMARY KEY; DROP TAB
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from metamon_assets.warehouse.migrations import migration_files, sql_folder
 if TYPE_CHECKING:
     from metamon_assets.warehouse.connection import Connection
 
-SCHEMAS = ("metamon", "analytics", "quarantine")
+SCHEMAS = ("analytics", "metamon", "quarantine")  # the analysts' views first
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class Relation:
     """A table or view, as ``schema.name``, and what it means."""
 
     name: str
+    kind: str  # table or view
     comment: str | None
     columns: tuple[Column, ...]
 
@@ -61,38 +62,30 @@ def relations(connection: Connection) -> list[Relation]:
     """All tables and views of the schemas that people read, by schema and name."""
     with connection, connection.cursor() as cursor:
         cursor.execute(
-            "SELECT n.nspname || '.' || c.relname, obj_description(c.oid, 'pg_class'), a.attname, "
-            "format_type(a.atttypid, a.atttypmod), NOT a.attnotnull, col_description(c.oid, a.attnum) "
+            "SELECT n.nspname || '.' || c.relname, CASE WHEN c.relkind IN ('v', 'm') THEN 'view' ELSE 'table' END, obj_description(c.oid, 'pg_class'), "
+            "a.attname, format_type(a.atttypid, a.atttypmod), NOT a.attnotnull, col_description(c.oid, a.attnum) "
             "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid "
             "WHERE n.nspname = ANY(%s) AND c.relkind IN ('r', 'p', 'v', 'm') AND a.attnum > 0 AND NOT a.attisdropped "
             "ORDER BY array_position(%s, n.nspname::text), c.relname, a.attnum",
             (list(SCHEMAS), list(SCHEMAS)),
         )
         found: dict[str, Relation] = {}
-        for name, comment, column, data_type, nullable, meaning in cursor:
-            relation = found.get(name, Relation(name, comment, ()))
+        for name, kind, comment, column, data_type, nullable, meaning in cursor:
+            relation = found.get(name, Relation(name, kind, comment, ()))
             found[name] = replace(relation, columns=(*relation.columns, Column(column, _short(data_type), nullable, meaning)))
     return list(found.values())
 
 
-def dictionary(connection: Connection) -> str:
-    """The data dictionary of the database, in Markdown."""
-    lines = ["# Data dictionary"]
-    for relation in relations(connection):
+def dictionary(relations: Iterable[Relation]) -> str:
+    """The data dictionary of these tables and views, in Markdown."""
+    lines: list[str] = []
+    for relation in relations:
+        lines += [f"## {relation.name} ({relation.kind})", "", relation.comment or "", "", "| column | type | meaning |", "|---|---|---|"]
         lines += [
-            "",
-            f"## {relation.name}",
-            "",
-            relation.comment or "",
-            "",
-            "| column | type | NULL | meaning |",
-            "| --- | --- | --- | --- |",
+            f"| {column.name} | {column.type} | {(column.comment or '').replace('|', chr(92) + '|')} |" for column in relation.columns
         ]
-        lines += [
-            f"| {column.name} | {column.type} | {'yes' if column.nullable else ''} | {(column.comment or '').replace('|', chr(92) + '|')} |"
-            for column in relation.columns
-        ]
-    return "\n".join(lines) + "\n"
+        lines.append("")
+    return "\n".join(lines)
 
 
 # --- from the files -----------------------------------------------------------------------------------------
@@ -136,7 +129,7 @@ def _statements(text: str) -> Iterator[str]:
 def _follow(statement: str, tables: dict[str, Relation]) -> None:
     if found := CREATE_TABLE.fullmatch(statement):
         name, body = found.groups()
-        tables[name] = Relation(name, None, _columns(body, tables))
+        tables[name] = Relation(name, "table", None, _columns(body, tables))
     elif found := DROP_TABLE.fullmatch(statement):
         del tables[found.group(1)]
     elif (found := COMMENT.fullmatch(statement)) and (found.group(1) or found.group(2)) in tables:

@@ -37,7 +37,8 @@ def test_describe_says_when_there_is_no_such_table(database: str) -> None:
 
 
 def test_dictionary_lists_tables_views_and_columns(database: str) -> None:
-    text = dictionary(connect(database))
-    assert "## metamon.traces\n\nOne row per trace" in text
-    assert "| thread_id | text | yes | conversation_id: conversation (thread) that the trace belongs to. |" in text
-    assert "partitions." not in text.replace("schema partitions.", "")
+    text = dictionary(relations(connect(database)))
+    assert text.startswith("## analytics.")
+    assert "## metamon.traces (table)\n\nOne row per trace" in text
+    assert "| thread_id | text | conversation_id: conversation (thread) that the trace belongs to. |" in text
+    assert "traces_2" not in text  # no partitions
