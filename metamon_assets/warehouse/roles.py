@@ -56,7 +56,7 @@ def ensure_roles(connection: Connection) -> None:
                 cursor.execute(f"DO $$ BEGIN {statement}; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$")
         except errors.InsufficientPrivilege as error:
             raise RolesError(
-                f"The database user {user} may not set up Metamon's roles ({str(error).strip()}). "
+                f"The database user {user} may not set up Metamon's roles ({error.diag.message_primary}). "
                 f"Ask an administrator of the server to run in database {database}: {'; '.join(needed)};"
             ) from error
 
@@ -82,7 +82,7 @@ def create_tenant_role(connection: Connection, tenant_id: str, role: str, passwo
             cursor.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(TENANT), name))
         except errors.InsufficientPrivilege as error:
             raise RolesError(
-                f"Creating the role {role} takes a database user with CREATEROLE ({str(error).strip()}): connect as one."
+                f"Creating the role {role} takes a database user with CREATEROLE ({error.diag.message_primary}): connect as one."
             ) from error
         cursor.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(OWNER)))
         cursor.execute("INSERT INTO metamon.tenant_roles (role_name, tenant_id) VALUES (%s, %s) ON CONFLICT DO NOTHING", (role, tenant_id))
