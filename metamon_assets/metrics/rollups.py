@@ -1,0 +1,325 @@
+"""From traces to buckets, units and days: when which rows are computed, and in which transactions.
+
+Here belongs the order of things; how a row comes about is in ``sql/rollups``, one file per step. Those files are plain
+SQL (CASTs, CTEs, GROUP BY, LATERAL joins, ``array_agg``); what another engine needs a twin for is named here once:
+``metamon.histogram_bin``, ``unnest`` of two arrays side by side, ``jsonb_object_agg``, temporary tables that end with
+the transaction. ``{names}`` in them are filled in with identifiers from this module only.
+
+A trace is in the bucket of its start: these are the reporting buckets. Detection looks at completions instead: it will
+read the same facts with ``end_time`` as the clock, into a table of its own, with a row for what is still in flight;
+nothing here needs to change for it but the time that ``facts.sql`` buckets by.
+
+Buckets are replaced whole, by delete and insert in one transaction, so computing them again changes nothing but
+``refreshed_at``. (Sums of floats may differ in their last digit when the server reads rows in another order; counts,
+money, tokens and histograms are exact.) Which values have rows of their own is chosen for a whole day
+(``metamon.metric_groups``), so the buckets of a day agree with each other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from metamon_assets.warehouse.migrations import sql_folder
+
+if TYPE_CHECKING:
+    from metamon_assets.warehouse.connection import Connection, Cursor
+
+DIMENSIONS = ("overall", "tenant", "agent", "agent_version", "mode", "model", "prompt_version", "environment", "variant", "tool")
+# Every trace is in one row of each of these; variant has only the traces of a rollout, and tool has calls, not traces.
+WHOLE_DIMENSIONS = DIMENSIONS[:8]
+HISTOGRAMS = {
+    "latency": ("latency_bin", DIMENSIONS),
+    "time_to_first_token": ("time_to_first_token_bin", DIMENSIONS[:9]),
+    "quality": ("quality_bin", DIMENSIONS[:9]),
+}
+QUARTER = timedelta(minutes=15)
+FIVE_MINUTES_KEPT = timedelta(days=14)
+TOP = 50  # values of a dimension that have rows of their own
+MOST_GROUPS = 3_000  # groups are numbered by small integers
+_WORK_MEMORY = "192MB"
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What a refresh wrote."""
+
+    five_minute_rows: int = 0
+    fifteen_minute_rows: int = 0
+    unit_rows: int = 0
+    daily_rows: int = 0
+
+    def __add__(self, other: Refreshed) -> Refreshed:
+        return Refreshed(
+            self.five_minute_rows + other.five_minute_rows,
+            self.fifteen_minute_rows + other.fifteen_minute_rows,
+            self.unit_rows + other.unit_rows,
+            self.daily_rows + other.daily_rows,
+        )
+
+
+def touched_buckets(start_times: Iterable[datetime]) -> list[datetime]:
+    """The quarters of an hour (their starts, UTC, in order) that traces with these start times belong to."""
+    return sorted({_quarter(moment) for moment in start_times})
+
+
+def refresh_five_minutes(connection: Connection, buckets: Iterable[datetime], now: datetime) -> Refreshed:
+    """Recompute the quarters of an hour that hold ``buckets``, in both bucket tables: what the live feed calls.
+
+    Values seen for the first time get rows of their own while there is room (see ``refresh_buckets``).
+    """
+    total = Refreshed()
+    for start, end in _windows(touched_buckets(buckets)):
+        total += refresh_buckets(connection, start, end, now)
+    return total
+
+
+def refresh_buckets(connection: Connection, start: datetime, end: datetime, now: datetime, top: int = TOP) -> Refreshed:
+    """Replace the buckets from ``start`` to ``end`` (UTC, whole quarters of an hour, end exclusive), a transaction a day.
+
+    A day whose groups were never chosen gets them chosen first; on a day that has them, new values join while fewer
+    than ``top`` have rows of their own and are in (other) after that, until ``refresh_days`` chooses again.
+    Raises ValueError when the bounds are not quarters of an hour.
+    """
+    if start.tzinfo is None or end.tzinfo is None or _quarter(start) != start or _quarter(end) != end:
+        raise ValueError(f"Buckets are refreshed by whole quarters of an hour in UTC; got {start} to {end}.")
+    total = Refreshed()
+    for day in _days(start, end):
+        window = (max(start, _midnight(day)), min(end, _midnight(day + timedelta(days=1))))
+        with _locked(connection, day):
+            _transaction(connection, lambda cursor, day=day: _add_groups(cursor, day, top))
+            total += _buckets_transaction(connection, day, *window, now)
+    return total
+
+
+def refresh_days(
+    connection: Connection, days: Sequence[date], now: datetime, top: int = TOP, second: Connection | None = None
+) -> Refreshed:
+    """Replace everything about ``days``: groups, buckets, units, daily rows. Each day is a few transactions.
+
+    With a ``second`` connection to the same database the two halves of a day are computed side by side, in about half
+    the time. Five-minute rows are written for days that ended at most 14 days before ``now``, and removed from older
+    ones. A day without traces has no rows afterwards. Raises psycopg2's errors; a day that failed half way is whole
+    again after the next refresh.
+    """
+    total = Refreshed()
+    for day in days:
+        with _locked(connection, day):
+            total += _refresh_day(connection, second, day, now, top)
+    return total
+
+
+def _refresh_day(connection: Connection, second: Connection | None, day: date, now: datetime, top: int) -> Refreshed:
+    start, noon, end = _midnight(day), _midnight(day) + timedelta(hours=12), _midnight(day + timedelta(days=1))
+    _transaction(connection, lambda cursor: _ensure_partitions(cursor, day))
+    units: dict[str, Callable[[Connection], Refreshed]] = {
+        unit: lambda one, unit=unit: _transaction(one, lambda cursor: _replace_units(cursor, day, unit)) for unit in ("user", "conversation")
+    }
+    total = _side_by_side(
+        connection, second, lambda one: _transaction(one, lambda cursor: _choose_groups(cursor, day, top)), units["user"]
+    )
+    if second is None:
+        total += _buckets_transaction(connection, day, start, end, now)
+    else:
+        total += _side_by_side(
+            connection,
+            second,
+            lambda one: _buckets_transaction(one, day, start, noon, now),
+            lambda one: _buckets_transaction(one, day, noon, end, now),
+        )
+    total += units["conversation"](connection)
+    return total + _transaction(connection, lambda cursor: _replace_daily(cursor, day))
+
+
+# --- steps: each runs in a transaction of the caller ----------------------------------------------------------
+
+
+def _choose_groups(cursor: Cursor, day: date, top: int) -> Refreshed:
+    if not 1 <= top * len(DIMENSIONS) <= MOST_GROUPS:
+        raise ValueError(f"top must be between 1 and {MOST_GROUPS // len(DIMENSIONS)}, not {top}.")
+    cursor.execute("DELETE FROM metamon.metric_groups WHERE day = %s", (day,))
+    _run(cursor, "groups", {"day": day, "top": top})
+    return Refreshed()
+
+
+def _add_groups(cursor: Cursor, day: date, top: int) -> Refreshed:
+    """Choose for a day that has no groups yet; else let values that are new join while there is room."""
+    _ensure_partitions(cursor, day)
+    cursor.execute("CREATE TEMPORARY TABLE earlier_groups ON COMMIT DROP AS SELECT * FROM metamon.metric_groups WHERE day = %s", (day,))
+    _choose_groups(cursor, day, top)
+    # The earlier ones stay, and the newly chosen fill what room is left in their dimension, in order of name.
+    cursor.execute(
+        "DELETE FROM metamon.metric_groups AS g USING ("
+        "  SELECT dimension, dimension_value, row_number() OVER (PARTITION BY dimension ORDER BY dimension_value)"
+        "      + (SELECT count(*) FROM earlier_groups AS e WHERE e.dimension = n.dimension) AS place"
+        "  FROM metamon.metric_groups AS n WHERE day = %(day)s AND (dimension, dimension_value) NOT IN"
+        "      (SELECT dimension, dimension_value FROM earlier_groups)"
+        ") AS late WHERE g.day = %(day)s AND g.dimension = late.dimension AND g.dimension_value = late.dimension_value"
+        " AND late.place > %(top)s AND (g.dimension, g.dimension_value) NOT IN (SELECT dimension, dimension_value FROM metamon.watched_groups)",
+        {"day": day, "top": top},
+    )
+    cursor.execute("INSERT INTO metamon.metric_groups SELECT * FROM earlier_groups ON CONFLICT DO NOTHING")
+    return Refreshed()
+
+
+def _replace_buckets(cursor: Cursor, day: date, start: datetime, end: datetime, now: datetime, money: str) -> Refreshed:
+    from psycopg2 import sql
+
+    parameters = {
+        "day": day,
+        "day_start": _midnight(day),
+        "day_end": _midnight(day + timedelta(days=1)),
+        "window_start": start,
+        "window_end": end,
+    }
+    for table in ("five_minute_metrics", "fifteen_minute_metrics"):
+        cursor.execute(f"DELETE FROM metamon.{table} WHERE day = %s AND bucket_start >= %s AND bucket_start < %s", (day, start, end))
+    _number_groups(cursor, day)
+    for step in ("facts", "calls", "tools"):
+        _run(cursor, step, parameters, money=sql.SQL(money))
+    _run(cursor, "sums")
+    _run(cursor, "histogram_table")
+    for metric, (bins, dimensions) in HISTOGRAMS.items():
+        for dimension in dimensions:
+            names = {"metric_name": sql.Literal(metric), "bin": sql.Identifier(bins), "group": sql.Identifier(f"{dimension}_group")}
+            _run(cursor, "histograms", **names)
+    cursor.execute("ANALYZE rollup_histograms, rollup_sums")
+    five = _run(cursor, "five_minutes", parameters) if keeps_five_minutes(day, now) else 0
+    return Refreshed(five_minute_rows=five, fifteen_minute_rows=_run(cursor, "fifteen_minutes", parameters))
+
+
+def _replace_units(cursor: Cursor, day: date, unit: str) -> Refreshed:
+    from psycopg2 import sql
+
+    cursor.execute("DELETE FROM metamon.unit_daily WHERE day = %s AND unit_type = %s", (day, unit))
+    return Refreshed(unit_rows=_run(cursor, "units", {"day": day, "unit_type": unit}, unit=sql.Identifier(f"{unit}_id")))
+
+
+def _replace_daily(cursor: Cursor, day: date) -> Refreshed:
+    parameters = {"day": day}
+    cursor.execute("DELETE FROM metamon.daily_metrics WHERE day = %s", (day,))
+    _number_groups(cursor, day)
+    for step in ("distinct", "feedback", "reasons"):
+        _run(cursor, step, parameters)
+    return Refreshed(daily_rows=_run(cursor, "days", parameters))
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------
+
+
+def keeps_five_minutes(day: date, now: datetime) -> bool:
+    """Whether ``day`` is recent enough at ``now`` to have five-minute rows."""
+    return _midnight(day + timedelta(days=1)) > now - FIVE_MINUTES_KEPT
+
+
+def _number_groups(cursor: Cursor, day: date) -> None:
+    _run(cursor, "numbers", {"day": day})
+    cursor.execute("ANALYZE rollup_groups")
+
+
+def _ensure_partitions(cursor: Cursor, day: date) -> Refreshed:
+    for table in ("five_minute_metrics", "fifteen_minute_metrics", "unit_daily"):
+        cursor.execute("SELECT metamon.ensure_partition(%s, %s)", (table, day))
+    return Refreshed()
+
+
+def _buckets_transaction(connection: Connection, day: date, start: datetime, end: datetime, now: datetime) -> Refreshed:
+    from psycopg2 import errors
+
+    try:
+        return _transaction(connection, lambda cursor: _replace_buckets(cursor, day, start, end, now, "bigint"))
+    except errors.NumericValueOutOfRange:  # a trace of more than nine million dollars: exact all the same, only slower
+        return _transaction(connection, lambda cursor: _replace_buckets(cursor, day, start, end, now, "numeric(38, 0)"))
+
+
+def _transaction(connection: Connection, work: Callable[[Cursor], Refreshed]) -> Refreshed:
+    with connection, connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL work_mem = '{_WORK_MEMORY}'")
+        # Every join here is of many rows with few; a nested loop is only ever chosen by a wrong guess about expressions.
+        cursor.execute("SET LOCAL enable_mergejoin = off")
+        return work(cursor)
+
+
+def _side_by_side(
+    first: Connection, second: Connection | None, left: Callable[[Connection], Refreshed], right: Callable[[Connection], Refreshed]
+) -> Refreshed:
+    """Run two pieces of work, at once when there is a second connection; the error of either is raised after both ended."""
+    if second is None:
+        return left(first) + right(first)
+    outcome: list[Refreshed | BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(right(second))
+        except BaseException as error:  # noqa: BLE001 - raised in the calling thread
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, name="rollups")
+    thread.start()
+    try:
+        result = left(first)
+    finally:
+        thread.join()
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return result + outcome[0]
+
+
+@contextmanager
+def _locked(connection: Connection, day: date) -> Iterator[None]:
+    """Only one refresh of a day at a time; the lock spans transactions, so it is the session's."""
+    key = (f"rollups:{day}",)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", key)
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            with connection, connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", key)
+
+
+@cache
+def _text(step: str) -> str:
+    return (sql_folder() / "rollups" / f"{step}.sql").read_text(encoding="utf-8")
+
+
+def _run(cursor: Cursor, step: str, parameters: dict[str, Any] | None = None, **names: Any) -> int:
+    from psycopg2 import sql
+
+    cursor.execute(sql.SQL(_text(step)).format(**names) if names else _text(step), parameters)
+    return cursor.rowcount
+
+
+def _quarter(moment: datetime) -> datetime:
+    utc = moment.astimezone(UTC)
+    return utc.replace(minute=utc.minute - utc.minute % 15, second=0, microsecond=0)
+
+
+def _windows(quarters: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]]:
+    """Runs of neighbouring quarters as half-open windows."""
+    start = end = None
+    for quarter in quarters:
+        if start is None or end != quarter:
+            if start is not None and end is not None:
+                yield start, end
+            start = quarter
+        end = quarter + QUARTER
+    if start is not None and end is not None:
+        yield start, end
+
+
+def _days(start: datetime, end: datetime) -> Iterator[date]:
+    day = start.astimezone(UTC).date()
+    while _midnight(day) < end:
+        yield day
+        day += timedelta(days=1)
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)

@@ -1,0 +1,6 @@
+-- Where histograms.sql puts its rows.
+CREATE TEMPORARY TABLE rollup_histograms (
+    metric text, quarter smallint, group_id smallint,
+    bins smallint[], counts integer[],
+    bins_0 smallint[], counts_0 integer[], bins_1 smallint[], counts_1 integer[], bins_2 smallint[], counts_2 integer[]
+) ON COMMIT DROP;
