@@ -112,6 +112,8 @@ def _runs(rows: _Rows, rules: Rules) -> None:
     _durations(rows)
     _tokens(rows)
     _amounts(rows)
+    own_parent = _true(pc.equal(rows["parent_run_id"], rows["run_id"]))
+    rows["parent_run_id"] = pc.if_else(own_parent, pa.scalar(None, pa.string()), rows["parent_run_id"])  # a root, as some spell it
     rows["trace_id"] = pc.coalesce(rows["trace_id"], rows["run_id"])
     rows["time_declared"] = pc.fill_null(rows["time_declared"], fill_value=False)
     rows.drop_bad()

@@ -241,6 +241,7 @@ def test_the_mark_names_the_kind() -> None:
         ("4111 1111 1111 1111 123", "[card_number] 123"),
         ("4111111111111112", "4111111111111112"),  # wrong check digit
         ("415-555-0123 415-555-0124", "[phone] [phone]"),
+        ("é415-555-0123", "é[phone]"),
         ("", ""),
         ("-----BEGIN PRIVATE KEY-----\nMIIEvQ", "[private_key]"),  # cut off
     ],
