@@ -8,6 +8,7 @@ use a bulk export (``langsmith_export``): the older API gives at most some 150 r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -103,19 +104,17 @@ class LangSmithSource:
         The current API is asked for runs with such feedback; the older one knows no time of modification, so the
         fourteen days are read by time of giving (fewer calls than run by run) and the unedited left out.
         """
-        since = window.start - LATE_FEEDBACK
-        oldest = window.end - EDITED_FOR
+        since, oldest = window.start - LATE_FEEDBACK, window.end - EDITED_FOR
         if oldest >= since:
             return
-        before = Window(oldest, since)
         if self._api.dialect == "v1":
-            pages = self._api.feedback(self._project_id, created=before)
+            pages = self._api.feedback(self._project_id, created=Window(oldest, since))
             yield from (self._feedback_batch(page, edited_since=since) for page in pages)
             return
         edited = self._api.run_ids_with_edited_feedback(self._project_id, Window(oldest, window.end), since)
         for ids in _chunks(edited, RUNS_PER_FEEDBACK_QUESTION):
             pages = self._api.feedback(self._project_id, run_ids=ids)
-            yield from (self._feedback_batch(page, edited_since=since, given=before) for page in pages)
+            yield from (self._feedback_batch(page, edited_since=since) for page in pages)
 
     def count(self, window: Window) -> SourceCount:
         """LangSmith's own number of root runs and their cost."""
@@ -150,16 +149,14 @@ class LangSmithSource:
             if page.items:
                 yield self._feedback_batch(page)
 
-    def _feedback_batch(self, page: Page, edited_since: datetime | None = None, given: Window | None = None) -> Batch:
+    def _feedback_batch(self, page: Page, edited_since: datetime | None = None) -> Batch:
         import pyarrow.compute as pc
 
         batch = feedback_batch(page.items, source=self.name, project=self.project, observed_time=page.observed_time, location=page.location)
-        rows = batch.rows
-        if edited_since and rows.num_rows:
-            rows = rows.filter(pc.field("modified_at") >= edited_since)
-        if given and rows.num_rows:
-            rows = rows.filter((pc.field("created_at") >= given.start) & (pc.field("created_at") < given.end))
-        return Batch(batch.kind, rows, batch.rejects, batch.location)
+        if edited_since is None or not batch.rows.num_rows:
+            return batch
+        edited = (pc.field("modified_at") >= edited_since) & (pc.field("created_at") < edited_since)
+        return replace(batch, rows=batch.rows.filter(edited))
 
     def _possible(self, window: Window) -> Window:
         """The part of the window that LangSmith can hold anything of: "everything" is a window too."""
