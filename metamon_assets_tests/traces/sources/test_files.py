@@ -263,9 +263,8 @@ def test_batches_hold_some_fifty_thousand_rows(tmp_path: Path) -> None:
 
 def test_csv_in_unified_names(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_text(
-        'run_id,start_time,latency_seconds,error_message,tags,region\nr1,2026-08-22 10:00:00,1.5,"two\nlines, one cell","[""a""]",eu\nr2,,,,,\n'
-    )
+    header = "run_id,start_time,latency_seconds,error_message,tags,region\n"
+    path.write_text(header + 'r1,2026-08-22 10:00:00,1.5,"two\nlines, one cell","[""a""]",eu\nr2,,,,,\n')
     batch = read(path)
     first, second = rows(batch)
     assert batch.rejects == ()
@@ -360,7 +359,7 @@ def test_a_truncated_parquet_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"run_id": ["r1"]}), path)
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(SourceError, match="a.parquet"):
+    with pytest.raises(SourceError, match=r"a\.parquet"):
         read(path)
 
 

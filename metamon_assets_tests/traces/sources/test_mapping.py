@@ -155,7 +155,8 @@ def test_parquet_goes_through_a_mapping_too(tmp_path: Path) -> None:
 
 
 def test_other_kinds_can_be_mapped(tmp_path: Path) -> None:
-    text = "{kind: feedback, columns: {feedback_id: id, run_id: call, key: {value: thumbs}, score: {column: up, map: {'true': 1, 'false': 0}}}}"
+    score = "{column: up, map: {'true': 1, 'false': 0}}"
+    text = f"{{kind: feedback, columns: {{feedback_id: id, run_id: call, key: {{value: thumbs}}, score: {score}}}}}"
     rows, _ = mapped(tmp_path, text, {"id": "f", "call": "r", "up": True})
     assert [(row["feedback_id"], row["run_id"], row["key"], row["score"]) for row in rows] == [("f", "r", "thumbs", 1.0)]
 
