@@ -242,7 +242,7 @@ class _Collected:
                 raw = payload.decode(errors="replace") if isinstance(payload, bytes) else payload.encode(errors="replace").decode()
                 self.reject("malformed_json", f"not JSON: {error}; send OTLP as complete JSON in UTF-8", self.location, raw)
                 return {}
-        if not isinstance(document, Mapping) or (document and _REQUEST_KEYS.isdisjoint(document)):
+        if not isinstance(document, dict) or (document and _REQUEST_KEYS.isdisjoint(document)):
             detail = "not an OTLP request: it needs resourceSpans or resourceMetrics at the top"
             self.reject("not_otlp", detail, self.location, document)
             return {}
@@ -258,7 +258,7 @@ class _Collected:
             return
         for position, value in enumerate(values):
             here = f"{place}{'.' if place != self.location else ' '}{name}[{position}]"
-            if isinstance(value, Mapping):
+            if isinstance(value, dict):
                 yield here, value
             else:
                 self.reject("malformed_otlp", f"each of {name} must be an object", here, value)
@@ -311,7 +311,7 @@ def _metrics(document: Mapping[str, Any], collected: _Collected) -> Iterator[tup
 
 def _object(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = _get(record, name)
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, dict) else {}
 
 
 # Values ----------------------------------------------------------------------------------------------------
@@ -319,13 +319,13 @@ def _object(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _attributes(given: Any) -> dict[str, Any]:
     """Attributes by name. Also takes a plain object, as some dumps write them."""
-    if isinstance(given, Mapping):
+    if isinstance(given, dict):
         return {str(key): value for key, value in given.items() if value is not None}
     if not isinstance(given, list):
         return {}
     result = {}
     for item in given:
-        if isinstance(item, Mapping) and isinstance(item.get("key"), str):
+        if isinstance(item, dict) and isinstance(item.get("key"), str):
             value = _any_value(item.get("value"))
             if value is not None:
                 result[item["key"]] = value
@@ -334,7 +334,7 @@ def _attributes(given: Any) -> dict[str, Any]:
 
 def _any_value(value: Any, depth: int = 0) -> Any:
     """OTLP's AnyValue as a plain one. Integers may be texts, bytes stay base64; what is malformed stays as it is."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return value
     if depth > _NESTING:
         return json_text(value)
@@ -347,11 +347,11 @@ def _any_value(value: Any, depth: int = 0) -> Any:
             case "doubleValue" | "double_value":
                 return content
             case "arrayValue" | "array_value":
-                values = content.get("values") if isinstance(content, Mapping) else None
+                values = content.get("values") if isinstance(content, dict) else None
                 return [_any_value(item, depth + 1) for item in values] if isinstance(values, list) else []
             case "kvlistValue" | "kvlist_value":
-                pairs = content.get("values") if isinstance(content, Mapping) else None
-                known = [pair for pair in pairs if isinstance(pair, Mapping)] if isinstance(pairs, list) else []
+                pairs = content.get("values") if isinstance(content, dict) else None
+                known = [pair for pair in pairs if isinstance(pair, dict)] if isinstance(pairs, list) else []
                 return {str(pair.get("key")): _any_value(pair.get("value"), depth + 1) for pair in known}
     return None
 
@@ -431,7 +431,7 @@ def _run(
     found = _Found()
     _sort(attributes, names, found)
     _defaults_of_resource(resource, names, found)
-    events = [event for event in span.get("events") or () if isinstance(event, Mapping)] if isinstance(span.get("events"), list) else []
+    events = [event for event in span.get("events") or () if isinstance(event, dict)] if isinstance(span.get("events"), list) else []
     exception = _read_events(events, names, found)
 
     row = found.values
@@ -479,7 +479,7 @@ def _with_metadata_keys(attributes: Mapping[str, Any]) -> Iterator[tuple[str, An
     """Attributes, with OpenInference's ``metadata`` (a JSON object as text) taken apart as ``metadata.<key>``."""
     for name, value in attributes.items():
         parsed = _parsed(value) if name == "metadata" else None
-        if isinstance(parsed, Mapping):
+        if isinstance(parsed, dict):
             for key, item in parsed.items():
                 if item is not None:
                     yield f"metadata.{key}", item
@@ -577,7 +577,7 @@ def _model(attributes: Mapping[str, Any], row: dict[str, Any]) -> None:
     """The requested model also from OpenInference's invocation parameters, and the provider in OpenTelemetry's names."""
     if row.get("request_model") is None:
         parameters = _parsed(attributes.get("llm.invocation_parameters"))
-        requested = parameters.get("model") if isinstance(parameters, Mapping) else None
+        requested = parameters.get("model") if isinstance(parameters, dict) else None
         row["request_model"] = requested if isinstance(requested, str) else row.get("response_model")
     provider = row.get("provider")
     if isinstance(provider, str):
@@ -700,7 +700,7 @@ def _shortened(value: Any, depth: int = 0) -> Any:
         return f"{value[:_VALUE_KEPT]}… ({len(value)} characters)"
     if depth > _NESTING:
         return _shortened(json_text(value))
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: _shortened(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
         return [_shortened(item, depth + 1) for item in value]
@@ -762,7 +762,7 @@ def _figures(name: str, shape: str, point: Mapping[str, Any], labels: Mapping[st
         yield {"name": f"{name}.sum", "value": _figure(point, "sum")}
     values = _get(point, "quantileValues")
     for item in values if shape == "summary" and isinstance(values, list) else ():
-        if isinstance(item, Mapping):
+        if isinstance(item, dict):
             quantile = json_text(item.get("quantile", 0))
             yield {"name": name, "value": _figure(item, "value"), "labels": dict(labels) | {"quantile": quantile}, "kind": "gauge"}
 

@@ -512,8 +512,21 @@ JSON = st.recursive(
     max_leaves=6,
 )
 NAMES = st.sampled_from(
-    "gen_ai.usage.input_tokens llm.model_name llm.input_messages.0.message.role llm.input_messages.0 metadata error.type tag.tags input.value "
-    "gen_ai.response.time_to_first_chunk llm.cost.total gen_ai.provider.name llm.invocation_parameters x".split()
+    [
+        "gen_ai.usage.input_tokens",
+        "llm.model_name",
+        "llm.input_messages.0.message.role",
+        "llm.input_messages.0",
+        "metadata",
+        "error.type",
+        "tag.tags",
+        "input.value",
+        "gen_ai.response.time_to_first_chunk",
+        "llm.cost.total",
+        "gen_ai.provider.name",
+        "llm.invocation_parameters",
+        "x",
+    ]
 )
 VALUES = st.dictionaries(
     st.sampled_from(["stringValue", "intValue", "doubleValue", "boolValue", "arrayValue", "kvlistValue", "bytesValue"]), JSON, max_size=2
