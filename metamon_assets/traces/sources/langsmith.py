@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from metamon_assets.traces.sources.base import Batch, Kind, SourceCount, SourceError, Window
-from metamon_assets.traces.sources.langsmith_api import LangSmithApi, Page, RateBudget, RunQuery, utc_now
+from metamon_assets.traces.sources.langsmith_api import LangSmithApi, NotOfferedError, Page, RateBudget, RunQuery, utc_now
 from metamon_assets.traces.sources.langsmith_rows import check_map, columns_of, feedback_batch, money, runs_batch
 
 LATE_FEEDBACK = timedelta(hours=1)  # feedback may carry a time somewhat before it arrived
@@ -117,8 +117,12 @@ class LangSmithSource:
             yield from (self._feedback_batch(page, edited_since=since) for page in pages)
 
     def count(self, window: Window) -> SourceCount:
-        """LangSmith's own number of root runs and their cost."""
-        stats = self._api.stats(self._project_id, window)
+        """LangSmith's own number of root runs and their cost; empty where the server offers no statistics."""
+        project_id = self._project_id
+        try:
+            stats = self._api.stats(project_id, window)
+        except NotOfferedError:
+            return SourceCount()
         cost = stats.get("total_cost")
         return SourceCount(stats.get("run_count"), None if cost is None else str(money(cost)))
 

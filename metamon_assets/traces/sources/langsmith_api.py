@@ -117,6 +117,10 @@ class Page:
     location: str
 
 
+class NotOfferedError(SourceError):
+    """The server has nothing there, or does not know the question."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Failure:
     status: int | None  # None: no whole answer arrived
@@ -125,7 +129,12 @@ class _Failure:
 
     @property
     def passing(self) -> bool:
-        return self.status is None or self.status in (408, 425, 429) or self.status >= 500
+        return self.status is None or self.status in (408, 425, 429) or (self.status >= 500 and not self.absent)
+
+    @property
+    def absent(self) -> bool:
+        """The server has no such route, or nothing there."""
+        return self.status in (404, 405, 501)
 
 
 class _PageTooLargeError(Exception):
@@ -259,7 +268,7 @@ class LangSmithApi:
             offset += len(items)
 
     def stats(self, project_id: str, window: Window) -> dict[str, Any]:
-        """The server's own figures of the root runs started in ``window``."""
+        """The server's own figures of the root runs started in ``window``. Raises NotOfferedError where it keeps none."""
         location = f"{self.api_url} run statistics"
         return self._send(
             location,
@@ -355,7 +364,8 @@ class LangSmithApi:
             if sized and (refusal := _too_large(failure, attempt)):
                 raise refusal
             if not failure.passing:
-                raise SourceError(self._explain(where, failure)) from None
+                error_class = NotOfferedError if failure.absent else SourceError
+                raise error_class(self._explain(where, failure)) from None
             delay = min(LONGEST_BACKOFF, self._backoff * 2**attempt) * random.uniform(0.5, 1.5)  # noqa: S311 - readers that failed together should not come back together
             if failure.retry_after is not None:
                 delay = max(delay, failure.retry_after)
@@ -368,7 +378,8 @@ class LangSmithApi:
     def _explain(self, where: str, failure: _Failure, tries: int = 1) -> str:
         said = failure.text.replace(self._api_key, "…") if self._api_key else failure.text
         said = re.sub(r"\s+", " ", said)[:300]
-        what, mend = _ADVICE.get(failure.status, _ADVICE[500] if failure.status and failure.status >= 500 else _ADVICE[400])
+        otherwise = _ADVICE[500] if failure.status and failure.status >= 500 and not failure.absent else _ADVICE[400]
+        what, mend = _ADVICE.get(failure.status, otherwise)
         repeated = f" {tries} times in {self._patience:.0f} s" if tries > 1 else ""
         status = f" ({failure.status})" if failure.status else ""
         return f"LangSmith {what}{status}{repeated} at {where}. {mend} Nothing of the window was taken over. It said: {said}"

@@ -424,6 +424,7 @@ def test_feedback_rows_say_who_judged(start: Start) -> None:
         (422, "did not accept the request (422)", "Set `api: v1` or `api: v2`"),
         (429, "kept limiting the rate (429)", "Let fewer readers share this API key"),
         (500, "failed (500)", "later"),
+        (501, "did not accept the request (501)", "Set `api: v1` or `api: v2`"),
         (503, "failed (503)", "later"),
     ],
 )
@@ -554,6 +555,14 @@ def test_own_project_is_refused_by_name_and_by_id(start: Start) -> None:
         list(world.source(own).read(Kind.RUNS, window()))
     with pytest.raises(SourceError, match="'agent' is where"):
         world.source("agent", own_project="agent")
+
+
+def test_server_without_statistics_tells_no_count(start: Start) -> None:
+    world = start()
+    world.server.faults.append(Fault("/runs/stats", 404, times=10**6))
+    assert world.source().count(window()).runs is None
+    with pytest.raises(SourceError, match="has nothing"):
+        world.source("agnet").count(window())
 
 
 # ---- the rate budget
