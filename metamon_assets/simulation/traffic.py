@@ -251,7 +251,7 @@ def _outcomes(scene: _Scene) -> None:
     fallback = np.zeros(rows, dtype=bool)
     for _, _, hit, size in met.of("degraded"):
         added = np.where(hit & (requests["cache_hit"] == 0), size, 0.0)
-        degraded = 1 - (1 - degraded) * (1 - added)
+        degraded = np.where(added > 0, 1 - (1 - degraded) * (1 - added), degraded)
         fallback |= hit & (uniform[:, 8] < added / np.maximum(degraded, 1e-12))
     completion = _of_agent("completion", agent) + levels[:, changes.COMPLETION]
     for _, _, hit, size in met.of("completion"):
@@ -301,12 +301,12 @@ def _attempts(scene: _Scene) -> dict[str, np.ndarray]:
     calls["attempt"] = attempt
     failed = plan["fails"][planned] & ((attempt == 0) | plan["fatal"][planned])
     calls["failed"] = failed
-    draws = stream(scene.cast.seed, "attempts", scene.day).random((len(planned), 2))
+    draws = stream(scene.cast.seed, "waits", scene.day).random(2 * len(count))[2 * planned + attempt]
     timeout, limited = np.isin(calls["error"], _TIMEOUTS), calls["error"] == _RATE_LIMIT
     seconds = np.where(
         failed, np.select([timeout, limited], [_TIMEOUT_SECONDS[calls["kind"]], 0.08], 0.4 * calls["seconds"]), calls["seconds"]
     )
-    wait = np.where(attempt > 0, np.where(limited, 1 + 4 * draws[:, 0], 0.2 + 0.5 * draws[:, 0]), 0.002 + 0.01 * draws[:, 0])
+    wait = np.where(attempt > 0, np.where(limited, 1 + 4 * draws, 0.2 + 0.5 * draws), 0.002 + 0.01 * draws)
     for name in ("input_tokens", "output_tokens", "cache_read", "cache_write", "reasoning", "first_token_seconds"):
         calls[name] = np.where(failed, 0, calls[name])
     owner = calls["request"]
