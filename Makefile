@@ -20,7 +20,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 18
 
 run: $(RUN)  ## set everything up, run the pipeline over the sample world, say what it found
-	METAMON_HOME="$(or $(METAMON_HOME),.metamon-sample)" $(BIN)/metamon simulate --quiet-if-present
+	METAMON_HOME="$(or $(METAMON_HOME),.metamon-sample)" $(BIN)/metamon simulate
 	METAMON_HOME="$(or $(METAMON_HOME),.metamon-sample)" $(BIN)/metamon run
 
 up: $(RUN)  ## keep the Dagster UI, the daemon and the schedules running until Ctrl-C

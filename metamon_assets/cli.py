@@ -148,6 +148,46 @@ def _day(moment: datetime | None) -> date | None:
 
 
 @main.command()
+@click.argument("paths", nargs=-1, required=True)
+@click.option("--type", "kind", type=click.Choice(["files", "otlp", "langsmith_export"]), default="files", help="What the files are.")
+@click.option("--mapping", help="YAML file, or name of a bundled mapping, that says which columns are which.")
+@click.option("--project", default="default", show_default=True, help="Project of rows that name none.")
+@json_option
+@with_settings
+def ingest(settings: Settings, *, paths: tuple[str, ...], kind: str, mapping: str | None, project: str, as_json: bool) -> None:
+    """Load files, folders or patterns once, without naming them in metamon.yaml."""
+    from metamon_assets.traces.loading import load_once
+
+    entries = []
+    with database(settings) as connection:
+        for path in paths:
+            say(f"Reading {path}")
+            entries += load_once(connection, settings, path, source_type=kind, project=project, mapping=mapping)
+    columns = ["source", "project", "kind", "rows_read", "rows_written", "rows_unchanged", "rows_rejected"]
+    rows = [tuple(getattr(entry, column) for column in columns) for entry in entries]
+    if as_json:
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+        return
+    print_table(columns, rows)
+    if any(entry.rows_rejected for entry in entries):
+        say('Why rows were rejected: metamon sql "SELECT reason, detail, location FROM quarantine.rejected_rows"')
+
+
+@main.command()
+@click.option("--days", type=click.IntRange(min=1), help="How many days a new sample world gets, up to yesterday. [default: 90]")
+@click.option("--per-day", type=click.IntRange(min=1), help="Traces a day. [default: 2000]")
+@click.option("--seed", type=int, help="Another seed gives another world. [default: 7]")
+@with_settings
+def simulate(settings: Settings, days: int | None, per_day: int | None, seed: int | None) -> None:
+    """Write a sample world, or its days since the last time, into a home that holds no data of your own."""
+    from metamon_assets.simulation.home import furnish
+
+    world = furnish(settings, days=days, traces_per_day=per_day, seed=seed, say=say)
+    written = f"{world.days_written} days written, {world.traces:,} traces" if world.days_written else "nothing to add"
+    say(f"Sample world of {world.first_day} to {world.last_day} (simulated): {written}")
+
+
+@main.command()
 @with_settings
 def up(settings: Settings) -> None:
     """Keep Postgres, the Dagster UI, its daemon and the schedules running until Ctrl-C."""
@@ -265,6 +305,26 @@ def sql(settings: Settings, query: str, as_csv: bool, as_json: bool) -> None:
             print_table(answer.columns, rows)
             if more:
                 say(f"The first {TABLE_ROWS} rows; all of them with --csv or --json.")
+
+
+@main.command()
+@click.option("--reason", help="Only rows that were rejected for this reason.")
+@json_option
+@with_settings
+def replay(settings: Settings, reason: str | None, as_json: bool) -> None:
+    """Read again what was rejected, after its cause was mended at the source."""
+    from metamon_assets.traces.configured import open_sources
+    from metamon_assets.traces.replay import replay as read_again
+
+    with database(settings) as connection:
+        found = read_again(connection, open_sources(connection, settings), reason=reason, report=say)
+    if as_json:
+        print_json(found)
+    elif not found:
+        say("Nothing waits in quarantine.")
+    else:
+        columns = ["source", "project", "kind", "window", "waiting", "accepted", "message"]
+        print_table(columns, [tuple(getattr(entry, column) for column in columns) for entry in found])
 
 
 @main.command()

@@ -1,0 +1,298 @@
+"""What people type, and what they get back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from metamon_assets.cli import main
+from metamon_assets.config import Settings
+from metamon_assets.warehouse import connect
+from metamon_assets.warehouse.postgres import ADMINISTRATOR, EmbeddedPostgres
+
+Metamon = Callable[..., Result]
+HELP_SECONDS = 0.4
+
+
+@pytest.fixture
+def metamon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Metamon:
+    """The command with an empty home, and no database yet."""
+    monkeypatch.setenv("METAMON_HOME", str(tmp_path / "home"))
+    for name in ("METAMON_CONFIG", "METAMON_DATABASE_URL", "METAMON_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    return lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def with_database(metamon: Metamon, postgres: EmbeddedPostgres, database_name: str, monkeypatch: pytest.MonkeyPatch) -> Metamon:
+    """The command with a Postgres of one's own."""
+    monkeypatch.setenv("METAMON_DATABASE_URL", postgres.url(database_name, ADMINISTRATOR))
+    return metamon
+
+
+@pytest.fixture
+def embedded(metamon: Metamon, monkeypatch: pytest.MonkeyPatch) -> Iterator[Metamon]:
+    """The command with a home that the embedded server can live in."""
+    home = Path(tempfile.mkdtemp(prefix="metamon cli "))
+    home.chmod(0o755)
+    monkeypatch.setenv("METAMON_HOME", str(home))
+    yield metamon
+    EmbeddedPostgres(home).stop()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def test_help_answers_at_once(record_property: Callable[[str, object], None]) -> None:
+    """Whole process, best of five: other work on the machine only ever adds to it."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("COV", "COVERAGE"))}
+    command = [sys.executable, "-c", "from metamon_assets.cli import main; main()", "--help"]
+    seconds = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        subprocess.run(command, env=plain, capture_output=True, check=True)
+        seconds.append(time.perf_counter() - begun)
+    record_property("metamon_help_seconds", min(seconds))
+    print(f"metamon --help: {min(seconds):.3f} s")
+    assert min(seconds) <= HELP_SECONDS
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from metamon_assets.cli import main; main(['--help'], standalone_mode=False);"
+        "print(*(name for name in ('pydantic', 'psycopg2', 'pyarrow', 'rich', 'dagster', 'yaml', 'numpy') if name in sys.modules))"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1] == ""
+
+
+@pytest.mark.parametrize("name", [[], *([name] for name in main.commands)])
+def test_every_command_explains_itself(metamon: Metamon, name: list[str]) -> None:
+    result = metamon(*name, "--help")
+    assert result.exit_code == 0
+    assert "Usage: " in result.output
+    for parameter in (main.commands[name[0]] if name else main).params:
+        assert not isinstance(parameter, click.Option) or parameter.help, f"{name} {parameter.name} has no help text"
+
+
+def test_an_error_is_one_message_without_a_traceback(metamon: Metamon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METAMON_DATABASE_URL", "mysql://x")
+    result = metamon("status")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("METAMON_DATABASE_URL must be an address like")
+    assert "Traceback" not in result.stderr
+
+
+def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:
+    environment = os.environ | {"METAMON_HOME": str(tmp_path), "METAMON_DATABASE_URL": "mysql://x", "METAMON_DEBUG": "1"}
+    command = [sys.executable, "-c", "from metamon_assets.cli import main; main()", "status"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ConfigError" in done.stderr
+
+
+def test_a_server_that_does_not_answer_is_told_without_its_password(metamon: Metamon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METAMON_DATABASE_URL", "postgresql://ann:hidden@127.0.0.1:9/metamon")
+    for command in (("sql", "SELECT 1"), ("migrate",), ("doctor",)):
+        result = metamon(*command)
+        assert result.exit_code == 1
+        assert "Connection refused" in result.output
+        assert "hidden" not in result.output
+
+
+def test_the_home_is_made_migrated_and_left_without_a_server(embedded: Metamon) -> None:
+    to_do = embedded("migrate", "--dry-run")
+    assert to_do.exit_code == 0, to_do.output
+    assert to_do.stdout.startswith("To apply: 0001_schemas.sql, ")
+    done = embedded("migrate")
+    assert done.stdout.startswith("Applied: 0001_schemas.sql, ")
+    assert "not running" in embedded("status").stdout
+    refused = embedded("sql", "SELECT * FROM metamon.payloads")
+    assert refused.exit_code == 1
+    assert "permission denied for table payloads" in refused.stderr
+    assert not EmbeddedPostgres(Path(os.environ["METAMON_HOME"])).status().running
+
+
+def test_sql_prints_a_table_csv_or_json(with_database: Metamon) -> None:
+    query = "SELECT number, 'a,b' AS text, NULL AS nothing, 0.1::numeric AS money FROM generate_series(1, 25000) AS number ORDER BY 1;"
+    table = with_database("sql", query)
+    assert table.exit_code == 0, table.output
+    assert "number" in table.stdout
+    assert "The first 200 rows" in table.stderr
+    rows = list(csv.reader(io.StringIO(with_database("sql", query, "--csv").stdout)))
+    assert rows[0] == ["number", "text", "nothing", "money"]
+    assert rows[-1] == ["25000", "a,b", "", "0.1"]
+    assert len(rows) == 25_001
+    assert json.loads(with_database("sql", query, "--json").stdout)[0] == {"number": 1, "text": "a,b", "nothing": None, "money": "0.1"}
+    assert with_database("sql", "SHOW timezone", "--csv").stdout == "TimeZone\nUTC\n"
+    assert with_database("sql", "SELECT 'half %' AS percent", "--csv").stdout == "percent\nhalf %\n"
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("DELETE FROM metamon.traces", "metamon sql only reads"),
+        ("WITH gone AS (DELETE FROM metamon.traces RETURNING 1) SELECT * FROM gone", "DECLARE CURSOR must not contain data-modifying"),
+        ("CREATE TABLE mine (a int)", "metamon sql only reads"),
+        ("COMMIT; DROP TABLE metamon.traces", "must be owner of table traces"),
+        ("COMMIT; SET TRANSACTION READ WRITE; DELETE FROM metamon.traces", "permission denied for table traces"),
+        ("SELECT inputs FROM metamon.payloads", "permission denied for table payloads: metamon sql asks as the analyst"),
+        ("SELECT raw FROM quarantine.rejected_rows", "permission denied"),
+        ("SELEC 1", "syntax error"),
+        ("SELECT nothing FROM metamon.traces", 'column "nothing" does not exist'),
+    ],
+)
+def test_sql_refuses_what_an_analyst_may_not(with_database: Metamon, database: str, query: str, said: str) -> None:
+    result = with_database("sql", query)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert said in result.stderr
+    connection = connect(database)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('metamon.traces') IS NOT NULL, to_regclass('public.mine') IS NULL")
+        assert cursor.fetchone() == (True, True)
+    connection.close()
+
+
+def test_the_dictionary_explains_every_table_and_column(with_database: Metamon) -> None:
+    relations = json.loads(with_database("dictionary", "--json").stdout)
+    names = [relation["name"] for relation in relations]
+    assert "metamon.traces" in names
+    assert not [name for name in names if name.startswith("partitions.")]
+    assert not [relation["name"] for relation in relations if not relation["comment"]]
+    assert not [f"{relation['name']}.{column['name']}" for relation in relations for column in relation["columns"] if not column["comment"]]
+    one = with_database("dictionary", "metamon.ingestion_ledger").stdout
+    assert one.startswith("## metamon.ingestion_ledger (table)\n")
+    assert "| rows_read | bigint | " in one
+    unknown = with_database("dictionary", "nothing")
+    assert (unknown.exit_code, "There is no table or view nothing" in unknown.stderr) == (1, True)
+
+
+GOOD = '{"run_id": "%s", "name": "ask", "agent_name": "a", "start_time": "2026-08-22T10:00:00Z", "end_time": "2026-08-22T10:00:02Z"}\n'
+
+
+def test_files_are_loaded_once_and_what_was_rejected_is_replayed(with_database: Metamon, tmp_path: Path) -> None:
+    calls = tmp_path / "calls.jsonl"
+    calls.write_text(GOOD % "one" + '{"run_id": "two", \n')
+    first = with_database("ingest", calls, "--project", "shop", "--json")
+    assert first.exit_code == 0, first.output
+    assert json.loads(first.stdout) == [
+        {"source": "files", "project": "shop", "kind": "runs", "rows_read": 2, "rows_written": 1, "rows_unchanged": 0, "rows_rejected": 1}
+    ]
+    again = json.loads(with_database("ingest", calls, "--project", "shop", "--json").stdout)
+    assert (again[0]["rows_written"], again[0]["rows_unchanged"]) == (0, 1)
+
+    unknown = json.loads(with_database("replay", "--json").stdout)
+    assert "is not in metamon.yaml" in unknown[0]["message"]
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "metamon.yaml").write_text(f"sources:\n  - {{type: files, project: shop, path: '{calls}'}}\n")
+    still = json.loads(with_database("replay", "--json").stdout)
+    assert [(entry["waiting"], entry["accepted"], entry["message"]) for entry in still] == [(1, 0, "1 still rejected")]
+    calls.write_text(GOOD % "one" + GOOD % "two")
+    mended = json.loads(with_database("replay", "--json").stdout)
+    assert [(entry["waiting"], entry["accepted"], entry["message"]) for entry in mended] == [(1, 1, "0 still rejected")]
+    assert "Nothing waits in quarantine." in with_database("replay").stderr
+    assert with_database("sql", "SELECT count(*) FROM analytics.traces", "--csv").stdout == "count\n2\n"
+
+
+def test_what_cannot_be_loaded_is_told(with_database: Metamon, tmp_path: Path) -> None:
+    nowhere = with_database("ingest", tmp_path / "nowhere")
+    assert (nowhere.exit_code, "nowhere: does not exist" in nowhere.stderr) == (1, True)
+    (tmp_path / "empty").mkdir()
+    assert with_database("ingest", tmp_path / "empty").exit_code == 1
+    mapping = with_database("ingest", tmp_path, "--mapping", "nothing")
+    assert (mapping.exit_code, "mapping nothing: does not exist" in mapping.stderr) == (1, True)
+
+
+def test_a_home_holds_the_sample_world_or_own_data(metamon: Metamon, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    made = metamon("simulate", "--days", 2, "--per-day", 50)
+    assert made.exit_code == 0, made.output
+    before = {path: path.stat().st_mtime_ns for path in home.rglob("*")}
+    again = metamon("simulate")
+    assert "nothing to add" in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
+    assert Settings.load().path_of("sample") == home / "sample"
+    assert not [path for path in (home / "sample").rglob("*") if "truth" in path.name]
+    other = metamon("simulate", "--seed", 8)
+    assert (other.exit_code, "another sample world" in other.stderr) == (1, True)
+    shutil.rmtree(home / "sample")
+    own = metamon("simulate")
+    assert (own.exit_code, "METAMON_HOME of its own" in own.stderr) == (1, True)
+
+
+def findings(result: Result) -> dict[str, dict[str, str]]:
+    return {finding["subject"]: finding for finding in json.loads(result.stdout)}
+
+
+def test_doctor_on_an_empty_home_breaks_nothing_and_makes_nothing(metamon: Metamon, tmp_path: Path) -> None:
+    result = metamon("doctor")
+    assert result.exit_code == 0, result.output
+    assert "embedded, not created yet" in result.stdout
+    assert not (tmp_path / "home").exists()
+
+
+def test_doctor_sees_what_is_there_and_what_is_missing(with_database: Metamon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    (home / "calls").mkdir(parents=True)
+    (home / "calls/2026-08-22.jsonl").write_text("")
+    monkeypatch.delenv("METAMON_TEST_KEY", raising=False)
+    sources = ["{type: files, project: a, path: calls}", "{type: files, name: pattern, project: a, path: 'calls/*.jsonl'}"]
+    (home / "metamon.yaml").write_text("sources:\n" + "".join(f"  - {source}\n" for source in sources))
+    good = with_database("doctor", "--json")
+    assert good.exit_code == 0, good.output
+    found = findings(good)
+    for subject in ("Postgres", "Tables", "Source files", "Source pattern", "Disk", "Home"):
+        assert found[subject]["state"] == "ok", found[subject]
+    assert "1 files match" in found["Source pattern"]["found"]
+
+    sources = ["{type: files, name: gone, project: a, path: nowhere}", "{type: langsmith, project: b, api_key: env:METAMON_TEST_KEY}"]
+    (home / "metamon.yaml").write_text("sources:\n" + "".join(f"  - {source}\n" for source in sources))
+    bad = with_database("doctor", "--json")
+    assert bad.exit_code == 1
+    assert "nothing at" in findings(bad)["Source gone"]["found"]
+    assert findings(bad)["Source langsmith"]["mend"].startswith("export METAMON_TEST_KEY=")
+    monkeypatch.setenv("METAMON_TEST_KEY", "very-secret")
+    closed = (home / "metamon.yaml").read_text().replace("METAMON_TEST_KEY}", "METAMON_TEST_KEY, endpoint: 'http://127.0.0.1:9'}")
+    (home / "metamon.yaml").write_text(closed)
+    unreachable = with_database("doctor")
+    assert unreachable.exit_code == 1
+    assert "b: does not answer" in unreachable.stdout
+    assert "very-secret" not in unreachable.output
+
+
+def test_doctor_shows_the_last_reads(with_database: Metamon, database: str) -> None:
+    connection = connect(database)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO metamon.ingestion_ledger (source, project, kind, started_at, finished_at, status, rows_read, message)"
+            " VALUES ('files', 'a', 'runs', now(), now(), 'failed', 12, 'calls.jsonl cannot be read: correct its rights')"
+        )
+    connection.close()
+    result = with_database("doctor")
+    assert result.exit_code == 0
+    assert "files a, runs: failed, 12 read, 0 rejected" in result.stdout
+    assert "→ calls.jsonl cannot be read: correct its rights" in result.stdout
+
+
+def test_status_and_down_when_nothing_runs(metamon: Metamon) -> None:
+    assert json.loads(metamon("status", "--json").stdout)["processes"] == []
+    assert "Nothing runs in" in metamon("down").stderr
+
+
+def test_version(metamon: Metamon) -> None:
+    assert metamon("version").stdout.startswith("metamon 0.")
