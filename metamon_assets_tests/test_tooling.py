@@ -24,9 +24,10 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Put together here, since no file may name them.
-REGISTRIES = ["pypi" + ".org", "python" + "hosted", "npm" + "js", "anaconda" + ".org", "conda-" + "forge.org", "artifact" + "ory", "download.py" + "torch"]
-HEAVY = {"dagster", "pandas", "scipy", "statsmodels", "great_expectations", "langsmith", "genai_prices", "altair", "vl_convert", "matplotlib", "sqlalchemy"}
-DAGSTER_FILES = {"assets.py", "checks.py", "sensors.py", "schedules.py", "definitions.py", "resources.py", "partitions.py", "jobs.py"}
+REGISTRIES = ["pypi" + ".org", "python" + "hosted", "npm" + "js", "anaconda" + ".org", "conda-" + "forge.org", "artifact" + "ory"]
+HEAVY = {"dagster", "pandas", "scipy", "statsmodels", "great_expectations", "langsmith", "genai_prices", "altair", "vl_convert", "sqlalchemy"}
+DAGSTER_NAMES = ("assets", "checks", "sensors", "schedules", "definitions", "resources", "partitions", "jobs")
+DAGSTER_FILES = {f"{name}.py" for name in DAGSTER_NAMES}
 
 
 def tracked_files() -> list[Path]:
@@ -139,7 +140,8 @@ def uv_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_pips_settings_reach_uv_unless_uv_has_its_own(uv_tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "pip.conf").write_text("[global]\nindex-url = https://one.example/simple\n[install]\ntrusted-host = a.example\n  b.example\n")
+    settings = ["[global]", "index-url = https://one.example/simple", "[install]", "trusted-host = a.example", "  b.example"]
+    (tmp_path / "pip.conf").write_text("\n".join(settings))
     environment = uv_tool.environment_for_uv(uv_tool.pip_settings())
     assert environment["UV_DEFAULT_INDEX"] == "https://one.example/simple"
     assert environment["UV_INSECURE_HOST"] == "a.example b.example"
@@ -161,7 +163,7 @@ def index(pages: dict[str, bytes], seen: list[tuple[str, str | None]]) -> Iterat
             self.end_headers()
             self.wfile.write(body or b"")
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *_: object) -> None:
             """Says nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -59,7 +59,7 @@ def first_day(today: date, days: int = DEFAULT_DAYS) -> date:
     return today - timedelta(days=days)
 
 
-def simulate(  # noqa: PLR0917 - the world, then where to put it
+def simulate(
     seed: int,
     start_day: date,
     days: int,
