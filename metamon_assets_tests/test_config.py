@@ -83,8 +83,8 @@ def test_the_json_schema_accepts_the_example_and_refuses_what_is_wrong(tmp_path:
     validator = jsonschema.Draft202012Validator(json_schema())
     text = EXAMPLE.replace("2026-08-01", '"2026-08-01"')
     assert list(validator.iter_errors(yaml.safe_load(text))) == []
-    for wrong in ({"timezne": "UTC"}, {"sources": [{"type": "files", "project": "a"}]}, {"sources": [{"type": "langsmith", "project": "a", "api_key": "abc"}]}):
-        assert list(validator.iter_errors(wrong)), wrong
+    for wrong in ("timezne: UTC", "sources: [{type: files, project: a}]", "sources: [{type: langsmith, project: a, api_key: abc}]"):
+        assert list(validator.iter_errors(yaml.safe_load(wrong))), wrong
 
 
 @pytest.mark.parametrize(

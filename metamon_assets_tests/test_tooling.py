@@ -25,7 +25,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Put together here, since no file may name them.
 REGISTRIES = ["pypi" + ".org", "python" + "hosted", "npm" + "js", "anaconda" + ".org", "conda-" + "forge.org", "artifact" + "ory"]
-HEAVY = {"dagster", "pandas", "scipy", "statsmodels", "great_expectations", "langsmith", "genai_prices", "altair", "vl_convert", "sqlalchemy"}
+HEAVY = {"dagster", "pandas", "scipy", "statsmodels", "great_expectations", "langsmith", "genai_prices", "altair", "sqlalchemy"}
 DAGSTER_NAMES = ("assets", "checks", "sensors", "schedules", "definitions", "resources", "partitions", "jobs")
 DAGSTER_FILES = {f"{name}.py" for name in DAGSTER_NAMES}
 
