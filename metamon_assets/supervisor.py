@@ -339,12 +339,8 @@ def dagster_environment(settings: Settings) -> dict[str, str]:
 
 
 def instance_file() -> Path:
-    """The project's ``dagster.yaml``: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    for folder in (package, package.parent):
-        if (folder / "dagster.yaml").is_file():
-            return folder / "dagster.yaml"
-    raise SupervisorError(f"dagster.yaml is neither in {package} nor beside it: install Metamon again.")
+    """The project's ``dagster.yaml``."""
+    return Path(__file__).with_name("dagster.yaml")
 
 
 def free_port(wanted: int = 0) -> int:
