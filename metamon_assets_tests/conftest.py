@@ -27,6 +27,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 TEMPLATE = "metamon"
 # Tests lose nothing by a crash of the machine, so nothing needs to reach the disk. (Tests of durability make their own server.)
 TEST_SETTINGS = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "128MB", "max_wal_size": "1GB", "autovacuum": "off"}
+# A test that waits for a lock of its own would wait for ever: no signal reaches Python inside a query.
+TEST_SETTINGS |= {"lock_timeout": "20s", "statement_timeout": "120s"}
 GUARD = """
 import shutil, sys
 from pathlib import Path
