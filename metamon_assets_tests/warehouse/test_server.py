@@ -1,115 +1,93 @@
-"""A Postgres of somebody's own: the oldest that is supported does all that the embedded one does."""
+"""Which Postgres a configuration means, and who may stop the embedded one."""
 
 from __future__ import annotations
 
+import fcntl
 import os
-import pwd
-import subprocess
-from collections.abc import Callable, Iterator
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from metamon_assets.config import Settings
-from metamon_assets.warehouse import connect, migrations, server
-from metamon_assets.warehouse.migrations import MigrationError, migrate, migration_files, sql_folder
-from metamon_assets.warehouse.postgres import EmbeddedPostgres, installed_binaries
-from metamon_assets.warehouse.roles import ANALYST, OWNER, WRITER, RolesError
+from metamon_assets.warehouse import connect, server
+from metamon_assets.warehouse.postgres import ADMINISTRATOR, EmbeddedPostgres
+from metamon_assets.warehouse.roles import ANALYST
 
 
-def _old_binaries() -> Path:
-    """Postgres 15 where the system has it, else the older of the two in the wheel (16)."""
-    system = Path("/usr/lib/postgresql/15/bin")
-    return system if (system / "initdb").exists() else installed_binaries().parents[1] / "pginstall" / "bin"
+@pytest.fixture
+def own(postgres: EmbeddedPostgres, database_name: str, tmp_path: Path) -> Settings:
+    """A configuration with a Postgres of one's own."""
+    return Settings.load({"METAMON_HOME": str(tmp_path / "home"), "METAMON_DATABASE_URL": postgres.url(database_name, ADMINISTRATOR)})
 
 
-@pytest.fixture(scope="module")
-def old_server(new_home: Callable[[str], Path]) -> Iterator[str]:
-    """Address of an older server's empty database, for an ordinary user who may create roles and databases."""
-    folder = new_home("metamon-old-")
-    identity: dict[str, Any] = {}
-    if os.geteuid() == 0:
-        user = pwd.getpwnam("nobody")
-        os.chown(folder, user.pw_uid, user.pw_gid)
-        identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-
-    def run(command: str, *arguments: str) -> None:
-        environment = os.environ | {"LC_ALL": "C"}
-        subprocess.run(
-            [_old_binaries() / command, *arguments], check=True, cwd=folder, env=environment, stdout=subprocess.DEVNULL, **identity
-        )
-
-    run("initdb", "-D", "data", "-U", "admin", "-A", "trust", "-E", "UTF8", "--no-locale", "-N")
-    run("pg_ctl", "start", "-w", "-D", "data", "-l", "log", "-o", f"-h '' -k {folder} -F -c timezone=Asia/Tokyo")
-    try:
-        administrator = connect(f"postgresql://admin@/postgres?host={folder}")
-        administrator.autocommit = True
-        with administrator.cursor() as cursor:
-            cursor.execute("CREATE ROLE platform LOGIN CREATEROLE CREATEDB")
-            cursor.execute("CREATE ROLE plain LOGIN")
-            cursor.execute('CREATE DATABASE "agents" OWNER platform')
-        administrator.close()
-        yield f"postgresql://platform@/agents?host={folder}"
-    finally:
-        run("pg_ctl", "stop", "-D", "data", "-m", "fast")
+@pytest.fixture
+def embedded() -> Iterator[Settings]:
+    home = Path(tempfile.mkdtemp(prefix="metamon-server-"))
+    shutil.rmtree(home)
+    yield Settings.load({"METAMON_HOME": str(home)})
+    EmbeddedPostgres(home).stop()
+    shutil.rmtree(home, ignore_errors=True)
 
 
-def settings_for(tmp_path: Path, **environment: str) -> Settings:
-    return Settings.load({"METAMON_HOME": str(tmp_path), **environment})
+def test_the_embedded_server_runs_while_somebody_needs_it(embedded: Settings) -> None:
+    def runs() -> bool:
+        return EmbeddedPostgres(embedded.home).status().running
+
+    with server.running(embedded) as url:
+        with closing(connect(url)) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT current_user")
+            assert cursor.fetchone() == ("metamon_owner",)
+        with server.running(embedded):
+            pass
+        assert runs(), "the one that ended first stopped the server under the other"
+        assert not server.stop_if_unused(embedded)
+        other = os.open(embedded.home / "postgres.users", os.O_RDONLY)  # as another process that uses the server
+        fcntl.flock(other, fcntl.LOCK_SH)
+    assert runs()
+    os.close(other)
+    assert server.stop_if_unused(embedded)
+    assert not runs()
 
 
-def current_user(url: str) -> tuple[str, str]:
-    connection = connect(url)
-    with connection, connection.cursor() as cursor:
-        cursor.execute("SELECT current_user::text, current_setting('TimeZone')")
-        (answer,) = cursor.fetchall()
-    connection.close()
-    return answer
+def test_a_server_of_ones_own_is_never_started_stopped_or_written_beside(own: Settings) -> None:
+    with server.ready(own) as url:
+        assert own.database_url is not None
+        assert url == own.database_url.get_secret_value()
+    assert not own.home.exists()
 
 
-def test_the_oldest_server_takes_all_migrations_and_roles(old_server: str, tmp_path: Path) -> None:
-    settings = settings_for(tmp_path, METAMON_DATABASE_URL=old_server)
-    with pytest.raises(RolesError, match=r"The database user plain may not set up .*CREATE ROLE metamon_owner NOLOGIN"):
-        migrate(old_server.replace("platform@", "plain@"))
-    with server.running(settings) as url:
-        applied = server.bring_up_to_date(settings)
-        assert applied[: len(migration_files(sql_folder()))] == [file.name for file in migration_files(sql_folder())]
-        assert server.bring_up_to_date(settings) == []
-        assert current_user(url) == ("platform", "UTC")
-    assert current_user(server.database_url(settings, WRITER)) == (WRITER, "UTC")
-    assert current_user(server.database_url(settings, ANALYST)) == (ANALYST, "UTC")
-    connection = connect(old_server)
-    with connection, connection.cursor() as cursor:
-        cursor.execute(f"SET ROLE {WRITER}")
-        cursor.execute("SELECT metamon.begin_partition('payloads', '2026-08-23')")
-        cursor.execute("SELECT metamon.attach_partition('payloads', '2026-08-23')")
-        cursor.execute("SELECT count(*) FROM metamon.payloads")
-        assert cursor.fetchone() == (0,)
-        cursor.execute("SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE oid = 'metamon.traces'::regclass")
-        assert cursor.fetchone() == (OWNER,)
-    connection.close()
+def test_roles_on_a_server_of_ones_own(own: Settings) -> None:
+    with closing(connect(server.database_url(own, ANALYST))) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT current_user, current_setting('TimeZone')")
+        assert cursor.fetchone() == ("metamon_analyst", "UTC")
 
 
-def test_a_second_database_of_that_server_finds_the_roles_made(old_server: str) -> None:
-    connection = connect(old_server)
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute("CREATE DATABASE second")
-    connection.close()
-    assert migrate(old_server.replace("/agents?", "/second?"))
+def test_dagster_keeps_to_its_schema_of_a_shared_database(own: Settings) -> None:
+    from dagster_postgres import PostgresRunStorage
+
+    server.prepare_dagster_storage(own)
+    server.prepare_dagster_storage(own)
+    storage = PostgresRunStorage.create_clean_storage(server.dagster_url(own))
+    assert storage.get_runs_count() == 0
+    storage.dispose()
+    with closing(connect(server.database_url(own))) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT schemaname FROM pg_tables WHERE tablename = 'runs'")
+        assert cursor.fetchall() == [("dagster",)]
 
 
-def test_a_server_that_is_too_old_is_refused(old_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrations, "OLDEST_SERVER", 990_000)
-    with pytest.raises(MigrationError, match=r"The server is Postgres 1[56]; Metamon needs 99 or newer"):
-        migrate(old_server)
+def test_dagster_may_have_a_database_of_its_own(own: Settings) -> None:
+    from pydantic import SecretStr
+
+    apart = own.model_copy(update={"dagster_database_url": SecretStr("postgresql://ann:pw@db:5433/dagster?sslmode=require")})
+    assert server.dagster_url(apart) == "postgresql+psycopg2://ann:pw@db:5433/dagster?sslmode=require"
 
 
-def test_a_process_that_ends_leaves_the_embedded_server_to_the_others(new_home: Callable[[str], Path]) -> None:
-    settings = settings_for(new_home("metamon-test-") / "home")
-    with server.running(settings):
-        with server.running(settings) as url:
-            assert current_user(url) == (OWNER, "UTC")
-        assert EmbeddedPostgres(settings.home).status().running
-    assert not EmbeddedPostgres(settings.home).status().running
+def test_options_of_an_address_are_kept() -> None:
+    settings = Settings.load({"METAMON_DATABASE_URL": "postgresql://db/metamon?options=-c%20statement_timeout%3D5s&sslmode=require"})
+    assert server.database_url(settings, ANALYST) == (
+        "postgresql://db/metamon?options=-c%20statement_timeout%3D5s%20-c%20role%3Dmetamon_analyst&sslmode=require"
+    )
