@@ -154,7 +154,8 @@ class _View:
 def _today(cast: Any, flow: Flow) -> pa.Table:
     """A day's runs as its own file shows them."""
     late, snapshot = flow.requests["late"], _snapshot(flow)
-    return rows.runs(cast, flow, late != WHOLE_LATE, late[flow.calls["request"]] == 0, as_of=snapshot)
+    begun = flow.calls["start"] <= snapshot
+    return rows.runs(cast, flow, late != WHOLE_LATE, (late[flow.calls["request"]] == 0) & begun, as_of=snapshot)
 
 
 def _tomorrow(cast: Any, flow: Flow) -> pa.Table:
@@ -163,7 +164,8 @@ def _tomorrow(cast: Any, flow: Flow) -> pa.Table:
     owner = flow.calls["request"]
     ended = (flow.requests["end"] > snapshot) & ~flow.requests["never"]
     calls_ended = (rows.ends_of_children(flow) > snapshot) & ~flow.requests["never"][owner]
-    return rows.runs(cast, flow, (late == WHOLE_LATE) | ended, (late[owner] > 0) | calls_ended)
+    begun_since = flow.calls["start"] > snapshot
+    return rows.runs(cast, flow, (late == WHOLE_LATE) | ended, (late[owner] > 0) | calls_ended | begun_since)
 
 
 def _snapshot(flow: Flow) -> int:

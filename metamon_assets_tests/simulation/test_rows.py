@@ -89,12 +89,44 @@ def test_only_one_agent_reports_cost_and_nobody_else_says_zero(runs: list[dict[s
     assert {run["agent_name"] for run in priced} == reporting
     assert all(run["cost_source"] == "reported" and run["total_cost"] == run["input_cost"] + run["output_cost"] for run in priced)  # type: ignore[operator]
     by_name = {model.name: model for model in MODELS}
-    call = next(
-        run for run in priced if run["run_type"] == "llm" and not run["cache_read_input_tokens"] and not run["cache_creation_input_tokens"]
-    )
-    price = by_name[str(call["request_model"])].input_price
-    assert price is not None
-    assert call["input_cost"] == Decimal(price) * int(str(call["input_tokens"])) / 10**12
+    calls = [run for run in priced if run["run_type"] == "llm"]
+    assert sum(bool(call["cache_read_input_tokens"]) for call in calls) > 20
+    assert sum(bool(call["cache_creation_input_tokens"]) for call in calls) > 5
+    for call in calls:
+        model = by_name[str(call["request_model"])]
+        read, written = (int(str(call[name] or 0)) for name in ("cache_read_input_tokens", "cache_creation_input_tokens"))
+        plain = int(str(call["input_tokens"])) - read - written
+        pico = plain * (model.input_price or 0) + read * (model.cache_read_price or 0) + written * (model.cache_write_price or 0)
+        assert call["input_cost"] == Decimal(pico) / 10**12
+        assert call["output_cost"] == Decimal((model.output_price or 0) * int(str(call["output_tokens"]))) / 10**12
+
+
+def test_what_has_not_ended_yet_is_pending_and_says_nothing_of_its_end() -> None:
+    world = World(7, 20_000)
+    dressed = world.dressed(DAY)
+    noon = day_number(DAY) * DAY_LENGTH + DAY_LENGTH // 2
+    before = (dressed.requests["time"] < noon) & (dressed.requests["time"] > noon - 60_000_000)
+    calls = before[dressed.calls["request"]]
+    runs = rows.runs(world.cast, dressed, before, calls, as_of=noon).to_pylist()
+    limit = datetime(2026, 9, 16, 12, tzinfo=UTC)
+    ended = {run["run_id"]: run["end_time"] for run in rows.runs(world.cast, dressed, before, calls).to_pylist()}
+    assert sum(run["status"] == "pending" for run in runs) > 3
+    for run in runs:
+        pending = ended[run["run_id"]] is None or ended[run["run_id"]] > limit
+        assert (run["status"] == "pending") == pending
+        if pending:
+            for name in (
+                "end_time",
+                "outputs",
+                "output_tokens",
+                "total_cost",
+                "error_type",
+                "task_completed",
+                "quality_score",
+                "degraded",
+                "llm_calls",
+            ):
+                assert run[name] is None
 
 
 def test_every_kind_of_oddity_is_there() -> None:

@@ -42,6 +42,20 @@ def test_calls_lie_within_their_root_one_after_the_other(flow: Flow) -> None:
     assert (flow.requests["first_token"][answered] <= flow.requests["end"][answered]).all()
 
 
+def test_a_call_that_fails_twice_is_the_last_of_its_request() -> None:
+    flow = World(11, 20_000).flow(DAY)
+    calls, owner = flow.calls, flow.calls["request"]
+    last = np.append(owner[1:] != owner[:-1], True)
+    assert not (calls["failed"] & (calls["attempt"] == 1) & ~last).any()
+    taken_down = last & calls["failed"]
+    assert taken_down.sum() > 30
+    assert flow.requests["error"][owner[taken_down]].all()
+    assert (calls["attempt"][taken_down] == 1).all()
+    again = np.flatnonzero(calls["failed"] & (calls["attempt"] == 0))
+    assert (calls["attempt"][again + 1] == 1).all()
+    assert (calls["kind"][again + 1] == calls["kind"][again]).all()
+
+
 def test_cached_and_reasoning_tokens_are_parts(flow: Flow) -> None:
     calls = flow.calls
     assert (calls["cache_read"] + calls["cache_write"] <= calls["input_tokens"]).all()
