@@ -23,21 +23,15 @@ RETURN EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n 
 COMMENT ON FUNCTION metamon.partition_exists(text, date) IS 'True when the table has a partition for the day.';
 
 -- Creates the partition if it is missing. Safe when two writers ask at once: the second waits for the first.
--- Runs as the owner, so that the pipeline needs no right to alter tables.
+-- Runs as the owner, so that the pipeline needs no right to alter tables. Not by CREATE TABLE … PARTITION OF, which
+-- would lock the parent against everybody, readers included, until the writer's transaction ends.
 CREATE FUNCTION metamon.ensure_partition(table_name text, day date) RETURNS boolean
 LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    partition text := metamon.partition_name(table_name, day);
 BEGIN
-    IF metamon.partition_exists(table_name, day) THEN
+    IF metamon.partition_exists(table_name, day) OR NOT metamon.begin_partition(table_name, day, true) THEN
         RETURN false;
     END IF;
-    PERFORM pg_advisory_xact_lock(hashtextextended('partition:' || partition, 0));
-    IF metamon.partition_exists(table_name, day) THEN
-        RETURN false;
-    END IF;
-    EXECUTE format('CREATE TABLE partitions.%I PARTITION OF metamon.%I FOR VALUES FROM (%L) TO (%L)',
-                   partition, table_name, day, day + 1);
+    PERFORM metamon.attach_partition(table_name, day);
     RETURN true;
 END $$;
 COMMENT ON FUNCTION metamon.ensure_partition(text, date) IS 'Creates the day partition of a table in metamon unless it exists; true when it was created.';

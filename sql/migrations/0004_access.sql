@@ -85,8 +85,8 @@ BEGIN
     IF metamon.partition_exists(table_name, day) THEN
         RETURN false;
     END IF;
-    EXECUTE format('CREATE TABLE loading.%I (LIKE metamon.%I INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING CONSTRAINTS, CHECK (day = %L))',
-                   partition, table_name, day);
+    EXECUTE format('CREATE TABLE loading.%I (LIKE metamon.%I INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING CONSTRAINTS INCLUDING STORAGE, '
+                   'CHECK (day = %L))', partition, table_name, day);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON loading.%I TO metamon_writer', partition);
     RETURN true;
 END $$;
