@@ -30,6 +30,7 @@ import pyarrow.compute as pc
 from metamon_assets.traces import columns
 from metamon_assets.traces.sources import reading
 from metamon_assets.traces.sources.base import Batch, Kind, Reject, SourceCount, SourceError, Window
+from metamon_assets.traces.sources.catalogue import BATCH_ROWS, Catalogue, CatalogueEntry, Entries, gathered
 from metamon_assets.traces.sources.conversion import (
     DERIVED,
     IDENTIFIERS,
@@ -46,7 +47,6 @@ from metamon_assets.traces.sources.reading import SourceFile
 if TYPE_CHECKING:
     from metamon_assets.traces.sources.mapping import Mapping as ColumnMapping
 
-BATCH_ROWS = 50_000
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".jsonl.gz", ".ndjson.gz", ".csv.gz", ".tsv.gz", ".parquet")
 _KIND_OF_NAME = {
     "runs": Kind.RUNS,
@@ -57,42 +57,8 @@ _KIND_OF_NAME = {
     "gauges": Kind.GAUGES,
     "gauge_samples": Kind.GAUGES,
 }
+_WIRE_LINES = 1_000  # of a CSV row that cannot be read, for quarantine: an open quote may swallow the whole file
 _KIND_WORD = re.compile(r"^(gauge_samples|[a-z]+)(?![a-z])")
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogueEntry:
-    """What a complete reading found out about a file: a row of metamon.source_files.
-
-    ``first`` and ``last`` are the earliest and latest start of its runs (feedback: creation, others: time), NULL when
-    it has none. ``path`` and ``kind`` together name the entry.
-    """
-
-    path: str
-    kind: Kind
-    size: int  # bytes
-    modified: datetime
-    first: datetime | None
-    last: datetime | None
-    rows: int
-
-
-@dataclass(slots=True)
-class _Tally:
-    """Rows and times of a file, as its batches go by."""
-
-    rows: int = 0
-    first: datetime | None = None
-    last: datetime | None = None
-
-    def add(self, kind: Kind, rows: pa.Table) -> None:
-        self.rows += rows.num_rows
-        if TIMES[kind] not in rows.column_names:
-            return
-        span = pc.min_max(rows[TIMES[kind]]).as_py()
-        if span["min"] is not None:
-            self.first = min(self.first or span["min"], span["min"])
-            self.last = max(self.last or span["max"], span["max"])
 
 
 @dataclass(slots=True)
@@ -107,14 +73,15 @@ class FilesSource:
     paths: Sequence[str | Path]
     project: str
     mapping: ColumnMapping | None = None
-    catalogue: Mapping[tuple[str, Kind], CatalogueEntry] = field(default_factory=dict)
+    catalogue: Entries = field(default_factory=dict)
     max_line_bytes: int = reading.MAX_LINE_BYTES
     name: str = "files"
-    _read: dict[tuple[str, Kind], CatalogueEntry] = field(default_factory=dict, init=False, repr=False)
+    _files: Catalogue = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.paths, (str, Path)):
             self.paths = [self.paths]
+        self._files = Catalogue(self.catalogue, self.mapping.fingerprint if self.mapping else "")
 
     def read(self, kind: Kind, window: Window | None) -> Iterator[Batch]:
         """Batches of some 50,000 rows from every file that may hold rows of the window (None: from every file).
@@ -122,7 +89,9 @@ class FilesSource:
         Raises SourceError for a path that is missing, a file that cannot be read or is not what its name says.
         """
         files = [file for file in reading.find_files(self.paths, SUFFIXES) if self.kind_of(file) is kind]
-        yield from gathered(batch for file in files if self._may_hold(file, kind, window) for batch in self._read_file(file, kind, window))
+        yield from gathered(
+            batch for file in files if self._files.may_hold(file, kind, window) for batch in self._read_file(file, kind, window)
+        )
 
     def count(self, window: Window) -> SourceCount:
         """Files keep no count of their own."""
@@ -130,40 +99,25 @@ class FilesSource:
 
     def catalogue_entries(self) -> list[CatalogueEntry]:
         """One entry for each file that was read to its end since this source was made."""
-        return list(self._read.values())
+        return list(self._files.read.values())
 
     def kind_of(self, file: SourceFile) -> Kind:
         """What the file holds, by the mapping or by its name."""
         return self.mapping.kind if self.mapping else kind_of_name(file)
 
-    def _may_hold(self, file: SourceFile, kind: Kind, window: Window | None) -> bool:
-        if window is None:
-            return True
-        if not reading.can_hold(file, window):
-            return False
-        known = self._read.get((str(file.path), kind)) or self.catalogue.get((str(file.path), kind))
-        if known is None or (known.size, known.modified) != (file.size, file.modified) or known.first is None or known.last is None:
-            return True
-        return reading.overlaps(known.first, known.last, window)
-
     def _read_file(self, file: SourceFile, kind: Kind, window: Window | None) -> Iterator[Batch]:
-        tally, reader = _Tally(), _FileReader(self, file, kind)
+        reader = _FileReader(self, file, kind)
         suffix = file.path.name.lower().removesuffix(".gz").rpartition(".")[2]
-        whole = True
         if suffix == "parquet":
             groups = reader.parquet_groups(None if self.mapping else window)
-            whole = groups is None
-            batches = reader.parquet(groups)
+            if groups is not None:
+                return reader.parquet(groups)  # only a part: the catalogue learns nothing
+            batches = reader.parquet(None)
         elif suffix in ("csv", "tsv"):
             batches = reader.csv("\t" if suffix == "tsv" else ",")
         else:
             batches = reader.jsonl()
-        for batch in batches:
-            tally.add(kind, batch.rows)
-            yield batch
-        if whole:
-            key = (str(file.path), kind)
-            self._read[key] = CatalogueEntry(key[0], kind, file.size, file.modified, tally.first, tally.last, tally.rows)
+        return self._files.noting(file, kind, batches)
 
 
 def kind_of_name(file: SourceFile) -> Kind:
@@ -228,8 +182,9 @@ class _FileReader:
         if mapping and mapping.delimiter:
             delimiter = mapping.delimiter
         rejects: list[Reject] = []
+        wire: list[str] = []  # the lines of the present row
         csv.field_size_limit(self.source.max_line_bytes)
-        rows_of_text = csv.reader(self.text_lines(rejects), delimiter=delimiter, strict=True)
+        rows_of_text = csv.reader(self.text_lines(rejects, wire), delimiter=delimiter, strict=True)
         header = self.header(rows_of_text)
         if mapping and header:
             mapping.require(header, str(self.file.path))
@@ -237,16 +192,18 @@ class _FileReader:
         lines: list[int] = []
         while header:
             line = rows_of_text.line_num + 1
+            wire.clear()
             try:
                 values = next(rows_of_text)
             except StopIteration:
                 break
             except csv.Error as error:
-                rejects.append(self.reject(line, "malformed_csv", f"{error}; quote texts that hold the delimiter or line ends", ""))
+                detail = f"lines {line} to {rows_of_text.line_num}: {error}; quote texts that hold the delimiter, quotes or line ends"
+                rejects.append(self.reject(line, "malformed_csv", detail, _raw(wire)))
                 continue
             problem = _uneven(values, header) if values else None
             if problem is not None:
-                rejects.append(self.reject(line, *problem, delimiter.join(values).encode(errors="surrogateescape")))
+                rejects.append(self.reject(line, *problem, _raw(wire)))
             elif values:
                 rows.append(dict(zip(header, [value or None for value in values], strict=True)))
                 lines.append(line)
@@ -256,8 +213,8 @@ class _FileReader:
                 rejects.clear()
         yield self.batch(rows, lines, rejects)
 
-    def text_lines(self, rejects: list[Reject]) -> Iterator[str]:
-        """Lines with their ends, for the csv module. Bytes that are not UTF-8 become lone surrogates.
+    def text_lines(self, rejects: list[Reject], wire: list[str]) -> Iterator[str]:
+        """Lines with their ends, for the csv module, noted in ``wire``. Bytes that are not UTF-8 become lone surrogates.
 
         A line that is too long or broken off goes to ``rejects`` and stands as an empty one, so that numbers stay right.
         """
@@ -267,7 +224,10 @@ class _FileReader:
                 yield "\n"
                 continue
             for line in chunk.lines:
-                yield line.decode("utf-8", "surrogateescape") + "\n"
+                text = line.decode("utf-8", "surrogateescape") + "\n"
+                if len(wire) < _WIRE_LINES:
+                    wire.append(text)
+                yield text
 
     def header(self, rows_of_text: Iterator[list[str]]) -> list[str]:
         try:
@@ -447,27 +407,8 @@ def _filled(table: pa.Table, name: str, value: pa.Scalar) -> pa.Table:
     return table.set_column(table.column_names.index(name), name, pc.fill_null(table[name], value))
 
 
-def gathered(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Batches joined up to some 50,000 rows, so that each is worth a merge."""
-    held: list[Batch] = []
-    rows = 0
-    for batch in batches:
-        held.append(batch)
-        rows += batch.rows.num_rows + len(batch.rejects)
-        if rows >= BATCH_ROWS:
-            yield _joined(held)
-            held, rows = [], 0
-    if rows:
-        yield _joined(held)
-
-
-def _joined(batches: list[Batch]) -> Batch:
-    if len(batches) == 1:
-        return batches[0]
-    table = pa.concat_tables([batch.rows for batch in batches], promote_options="default").combine_chunks()
-    rejects = tuple(reject for batch in batches for reject in batch.rejects)
-    locations = tuple(location for batch in batches for location in batch.row_locations or ())
-    return Batch(batches[0].kind, table, rejects, batches[0].location, locations)
+def _raw(wire: list[str]) -> bytes:
+    return "".join(wire).encode(errors="surrogateescape")[: reading.RAW_KEPT]
 
 
 def _uneven(values: list[str], header: list[str]) -> Problem | None:

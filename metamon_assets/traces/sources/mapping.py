@@ -235,6 +235,11 @@ class Mapping(_Model):
         return named | ({self.trace.by} if self.trace else set())
 
     @cached_property
+    def fingerprint(self) -> str:
+        """Changes when the mapping does."""
+        return _digest([self.model_dump_json()])
+
+    @cached_property
     def _all_columns(self) -> list[list[ColumnRule]]:
         return [*self.columns.values(), *(self.trace.columns.values() if self.trace else ())]
 

@@ -33,6 +33,7 @@ import pyarrow as pa
 from metamon_assets.traces import columns
 from metamon_assets.traces.sources import reading
 from metamon_assets.traces.sources.base import Batch, Kind, Reject, SourceCount, SourceError, Window
+from metamon_assets.traces.sources.catalogue import Catalogue, CatalogueEntry, Entries, gathered
 from metamon_assets.traces.sources.conventions import (
     CHUNK_EVENTS,
     DETAIL_EVENTS,
@@ -45,7 +46,6 @@ from metamon_assets.traces.sources.conventions import (
     RUN_TYPES,
 )
 from metamon_assets.traces.sources.conversion import json_text, shown, to_table
-from metamon_assets.traces.sources.files import gathered
 from metamon_assets.traces.sources.reading import SourceFile
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz", ".ndjson.gz")
@@ -103,21 +103,25 @@ class OtlpSource:
     """OTLP/JSON files: a request per file, or one per line as the collector's file exporter writes them.
 
     ``project`` is for what comes without a service name. ``attributes`` names an application's own attributes for
-    columns, such as ``{"tenant_id": "app.customer"}``; of several the first that is there counts.
+    columns, such as ``{"tenant_id": "app.customer"}``; of several the first that is there counts. ``catalogue``: entries
+    of earlier readings by (path, kind), so that unchanged files which cannot hold a window are not opened.
     """
 
     paths: Sequence[str | Path]
     project: str
     attributes: Mapping[str, str | Sequence[str]] | None = None
+    catalogue: Entries = field(default_factory=dict)
     max_line_bytes: int = reading.MAX_LINE_BYTES
     max_document_bytes: int = MAX_DOCUMENT_BYTES
     name: str = SOURCE
     _names: AttributeNames = field(init=False, repr=False)
+    _files: Catalogue = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.paths, (str, Path)):
             self.paths = [self.paths]
         self._names = AttributeNames.with_own(self.attributes)
+        self._files = Catalogue(self.catalogue)
 
     def read(self, kind: Kind, window: Window | None) -> Iterator[Batch]:
         """Batches of runs or gauges from every file that may hold some of the window (None: from every file).
@@ -126,12 +130,16 @@ class OtlpSource:
         """
         if kind not in (Kind.RUNS, Kind.GAUGES):
             return
-        files = (file for file in reading.find_files(self.paths, SUFFIXES) if window is None or reading.can_hold(file, window))
-        yield from gathered(batch for file in files for batch in self._batches(file, kind))
+        files = (file for file in reading.find_files(self.paths, SUFFIXES) if self._files.may_hold(file, kind, window))
+        yield from gathered(batch for file in files for batch in self._files.noting(file, kind, self._batches(file, kind)))
 
     def count(self, window: Window) -> SourceCount:
         """Files keep no count of their own."""
         return SourceCount()
+
+    def catalogue_entries(self) -> list[CatalogueEntry]:
+        """One entry for each file that was read to its end since this source was made."""
+        return list(self._files.read.values())
 
     def _batches(self, file: SourceFile, kind: Kind) -> Iterator[Batch]:
         for location, document in self._documents(file, kind):

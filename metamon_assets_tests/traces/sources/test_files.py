@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metamon_assets.traces import columns
-from metamon_assets.traces.sources import files
+from metamon_assets.traces.sources import files, mapping
 from metamon_assets.traces.sources.base import Batch, Kind, SourceError, Window
-from metamon_assets.traces.sources.files import BATCH_ROWS, CatalogueEntry, FilesSource
+from metamon_assets.traces.sources.catalogue import BATCH_ROWS, CatalogueEntry
+from metamon_assets.traces.sources.files import FilesSource
 from metamon_assets.traces.sources.reading import read_lines
 
 DAY = Window(datetime(2026, 8, 22, tzinfo=UTC), datetime(2026, 8, 23, tzinfo=UTC))
@@ -276,11 +277,18 @@ def test_csv_in_unified_names(tmp_path: Path) -> None:
 
 def test_bad_csv_rows_are_rejected_one_by_one(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_bytes(b"run_id,name\nr1,a\nr2\nr3,b,c\nr4,\xff\n\nr5,caf\xc3\xa9\n" + b"r6," + b"x" * 500 + b"\nr7,d\n")
+    path.write_bytes(b"run_id,name\nr1,a\nr2\nr3,b,c\nr4,\xff\n\nr5,caf\xc3\xa9\n" + b"r6," + b"x" * 500 + b'\nr7,d\nr8,"e"x\nr9,"open\n')
     batch = read(path, max_line_bytes=100)
     assert [(row["run_id"], row["name"]) for row in rows(batch)] == [("r1", "a"), ("r5", "café"), ("r7", "d")]
     found = sorted((int(reject.location.rpartition(":")[2]), reject.reason) for reject in batch.rejects)
-    assert found == [(3, "wrong_column_count"), (4, "wrong_column_count"), (5, "invalid_utf8"), (8, "line_too_long")]
+    assert found == [(3, "wrong_column_count"), (4, "wrong_column_count"), (5, "invalid_utf8"), (8, "line_too_long")] + [
+        (line, "malformed_csv") for line in (10, 11)
+    ]
+    assert [reject.raw for reject in batch.rejects if reject.reason in ("malformed_csv", "invalid_utf8")] == [
+        "r4,\ufffd\n",
+        'r8,"e"x\n',
+        'r9,"open\n',
+    ]
     assert batch.row_locations == (f"{path}:2", f"{path}:7", f"{path}:9")
 
 
@@ -394,6 +402,16 @@ def test_the_catalogue_spares_unchanged_files_that_hold_other_days(tmp_path: Pat
     assert read(path, window=later, catalogue=catalogue).rows.num_rows == 0
     write(path, RUN, RUN | {"run_id": "r2", "start_time": "2026-09-21T05:00:00Z"})  # changed: it must be opened again
     assert read(path, window=later, catalogue=catalogue).rows.num_rows == 2
+
+
+def test_another_mapping_opens_the_file_again(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {"run_id": "r1", "began": "2026-08-22T10:00:00Z", "ended": "2026-09-22T10:00:00Z"})
+    by_start, by_end = (mapping.parse({"columns": {"run_id": "run_id", "start_time": name}}) for name in ("began", "ended"))
+    source = FilesSource([path], "shop", by_end)
+    assert [batch.rows.num_rows for batch in source.read(Kind.RUNS, None)] == [1]
+    catalogue = {(entry.path, entry.kind): entry for entry in source.catalogue_entries()}
+    assert read(path, window=DAY, mapping=by_end, catalogue=catalogue).rows.num_rows == 0
+    assert read(path, window=DAY, mapping=by_start, catalogue=catalogue).rows.num_rows == 1
 
 
 # Anything at all -------------------------------------------------------------------------------------------

@@ -435,6 +435,13 @@ def test_an_applications_own_attributes_go_first() -> None:
         AttributeNames.with_own({"tenant": "app.customer"})
 
 
+def test_the_present_name_goes_before_the_old_one_in_any_order() -> None:
+    for values in ({"gen_ai.system": "old", "gen_ai.provider.name": "new"}, {"gen_ai.provider.name": "new", "gen_ai.system": "old"}):
+        row = one(values)
+        assert row["provider"] == "new"
+        assert "old" in row["metadata"]
+
+
 def test_messages_from_events_and_documents_from_flattened_attributes() -> None:
     events = [
         {"name": "gen_ai.user.message", "timeUnixNano": START, "attributes": attributes({"content": "hi"})},
@@ -446,6 +453,8 @@ def test_messages_from_events_and_documents_from_flattened_attributes() -> None:
     found = one({f"retrieval.documents.{place}.document.id": f"d{place}" for place in (10, 2, 0)} | {"input.value": "question"})
     assert [document["document"]["id"] for document in json.loads(found["outputs"])] == ["d0", "d2", "d10"]
     assert found["inputs"] == "question"
+    calls = one({f"llm.output_messages.0.message.tool_calls.{place}.tool_call.id": f"c{place}" for place in (10, 2, 0)})
+    assert json.loads(calls["outputs"]) == [{"message": {"tool_calls": [{"tool_call": {"id": call}} for call in ("c0", "c2", "c10")]}}]
 
 
 def test_tags_as_list_or_text() -> None:
@@ -622,6 +631,16 @@ def test_dated_files_beyond_the_window_are_not_opened(tmp_path: Path) -> None:
     window = Window(datetime(2026, 8, 22, tzinfo=UTC), datetime(2026, 8, 23, tzinfo=UTC))
     (batch,) = OtlpSource([tmp_path], "p").read(Kind.RUNS, window)
     assert batch.rows.num_rows == 1
+
+
+def test_unchanged_files_of_other_days_are_not_opened_again(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(request(span())))
+    source = OtlpSource([tmp_path], "p")
+    assert len(list(source.read(Kind.RUNS, None))) == 1
+    catalogue = {(entry.path, entry.kind): entry for entry in source.catalogue_entries()}
+    september = Window(datetime(2026, 9, 22, tzinfo=UTC), datetime(2026, 9, 23, tzinfo=UTC))
+    assert list(OtlpSource([tmp_path], "p", catalogue=catalogue).read(Kind.RUNS, september)) == []
+    assert len(list(OtlpSource([tmp_path], "p").read(Kind.RUNS, september))) == 1
 
 
 # Metrics ---------------------------------------------------------------------------------------------------
