@@ -6,14 +6,15 @@ committed together or not at all, so a window is either as the source said or as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 import psycopg2
 
 from metamon_assets.errors import MetamonError
 from metamon_assets.traces import ledger
+from metamon_assets.traces.configured import ConfiguredSource
 from metamon_assets.traces.ledger import LedgerEntry
 from metamon_assets.traces.merge import RunMerge
 from metamon_assets.traces.normalise import Normalised, Rules, normalise_events, normalise_feedback, normalise_gauges, normalise_runs
@@ -70,11 +71,12 @@ def ingest(
             reader = _read_runs if kind is Kind.RUNS else _read_simple
             reader(cursor, source, entry, _counted(batches, entry, progress), rules)
             entry.status = "complete" if entry.rows_read else "empty"
+            _remember_files(cursor, source)
             ledger.close_entry(cursor, entry)
     except SourceError as error:
         ledger.fail_entry(connection, entry, str(error))
         raise IngestError(f"{where}: {error}") from error
-    except psycopg2.OperationalError as error:
+    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
         raise IngestError(_database_failed(connection, entry, where, error)) from error
     except BaseException as error:
         ledger.fail_entry(connection, entry, f"{type(error).__name__}: {error}")
@@ -82,12 +84,26 @@ def ingest(
     return entry
 
 
+def _remember_files(cursor: Cursor, source: Source) -> None:
+    """Keep what a source of files found out about them, so that a later read opens only those that matter."""
+    for entry in getattr(source, "catalogue_entries", list)():
+        cursor.execute(
+            "INSERT INTO metamon.source_files (path, source, project, kind, size_bytes, modified_at, first_time, last_time, rows)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (path, kind, project, source) DO UPDATE SET"
+            " (size_bytes, modified_at, first_time, last_time, rows, seen_at) ="
+            " (excluded.size_bytes, excluded.modified_at, excluded.first_time, excluded.last_time, excluded.rows, statement_timestamp())",
+            (entry.path, source.name, source.project, entry.kind.value, entry.size, entry.modified, entry.first, entry.last, entry.rows),
+        )
+
+
 _ALL_TIME = Window(datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
 
 
-def _database_failed(connection: Connection, entry: LedgerEntry, where: str, error: psycopg2.OperationalError) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    full = isinstance(error, psycopg2.errors.DiskFull)
+def _database_failed(connection: Connection, entry: LedgerEntry, where: str, error: psycopg2.Error) -> str:
+    # A connection that is gone complains once more when it is rolled back: the first complaint tells why.
+    cause = error.__context__ if isinstance(error, psycopg2.InterfaceError) and error.__context__ else error
+    reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+    full = isinstance(cause, psycopg2.errors.DiskFull)
     mend = "Free some room on the database's disk" if full else "Check the server with `metamon doctor`"
     message = f"the database failed ({reason}); nothing was written. {mend}, then read the window again."
     if not connection.closed:
@@ -183,3 +199,48 @@ def _conflict(kind: Kind, table: MergeTable, row: dict[str, object]) -> Reject:
         location=key,
         raw=orjson.dumps(row).decode(),
     )
+
+
+def ingest_days(
+    connection: Connection,
+    sources: Sequence[ConfiguredSource],
+    kind: Kind,
+    days: Sequence[date],
+    *,
+    dagster_run_id: str | None = None,
+    report: Callable[[str], None] = lambda _: None,
+) -> list[LedgerEntry]:
+    """Read ``kind`` for consecutive UTC days from every source; what one of them cannot give does not stop the others.
+
+    A span of days that cannot be read whole is read day by day, so that one bad day costs no other.
+    Raises IngestError at the end, with every failure, when there was one; what was read until then stays.
+    """
+    window = Window(_midnight(days[0]), _midnight(days[-1] + timedelta(days=1)))
+    entries: list[LedgerEntry] = []
+    failures: list[str] = []
+    for configured in sources:
+        try:
+            entries.append(ingest(connection, configured.source, kind, window, configured.rules, dagster_run_id=dagster_run_id))
+        except IngestError as error:
+            report(str(error))
+            if len(days) == 1 or connection.closed:
+                failures.append(str(error))
+                continue
+            for day in days:
+                of_day = Window(_midnight(day), _midnight(day + timedelta(days=1)))
+                try:
+                    entries.append(ingest(connection, configured.source, kind, of_day, configured.rules, dagster_run_id=dagster_run_id))
+                except IngestError as day_error:
+                    failures.append(str(day_error))
+    for entry in entries:
+        report(
+            f"{entry.source} {entry.project!r}, {kind}: {entry.rows_read:,} rows read, {entry.rows_inserted:,} new, {entry.rows_updated:,} newer,"
+            f" {entry.rows_unchanged:,} unchanged, {entry.rows_rejected:,} rejected {dict(entry.reject_reasons) or ''}"
+        )
+    if failures:
+        raise IngestError("\n".join(failures))
+    return entries
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)

@@ -136,21 +136,30 @@ def _close_interrupted(cursor: Cursor) -> None:
 
 def quarantine(cursor: Cursor, entry: LedgerEntry, rejects: Sequence[Reject], redactor: Redactor, *, store_payloads: bool) -> None:
     """Keep rejected rows with their reasons; a row that is rejected again is counted, not added."""
+    if not rejects:
+        return
+    import pyarrow as pa
+
+    def redacted(texts: list[str]) -> list[str]:
+        return redactor.column(pa.array(texts, pa.string())).to_pylist()  # one pass over all: a pass over each is slow
+
+    raws = redacted([_storable(reject.raw, store_payloads=store_payloads) for reject in rejects])
+    details = redacted([_clean(reject.detail) for reject in rejects])
     rows: dict[str, tuple[object, ...]] = {}
-    for reject in rejects:
+    for reject, raw, detail in zip(rejects, raws, details, strict=True):
         entry.rows_rejected += 1
         entry.reject_reasons[reject.reason] += 1
         fingerprint = hashlib.blake2b(f"{reject.reason}\n{reject.raw}".encode("utf-8", "replace"), digest_size=16).hexdigest()
-        raw = _storable(reject.raw, redactor, store_payloads=store_payloads)
+        run_id = reject.run_id and _clean(reject.run_id)
         rows[fingerprint] = (
             entry.ledger_id,
             entry.source,
             entry.project,
             reject.kind.value,
             reject.reason,
-            redactor.text(reject.detail).replace("\x00", ""),
-            reject.location,
-            reject.run_id and reject.run_id.replace("\x00", ""),
+            detail,
+            _clean(reject.location),
+            run_id,
             raw,
             fingerprint,
         )
@@ -164,14 +173,19 @@ def quarantine(cursor: Cursor, entry: LedgerEntry, rejects: Sequence[Reject], re
     )
 
 
-def _storable(raw: str, redactor: Redactor, *, store_payloads: bool) -> str:
-    """The raw row as it may be kept: redacted, without payloads where those are not stored, not endless."""
-    text = raw.replace("\x00", "\\u0000").encode("utf-8", "replace").decode()
+def _clean(text: str) -> str:
+    """Without what Postgres cannot store: NUL characters and lone surrogates."""
+    return text.replace("\x00", "\\u0000").encode("utf-8", "replace").decode()
+
+
+def _storable(raw: str, *, store_payloads: bool) -> str:
+    """The raw row as it may be kept: without payloads where those are not stored, and not endless."""
+    text = _clean(raw)
     if not store_payloads:
         text = _without_payloads(text)
     if len(text) > RAW_LIMIT:
         text = f"{text[:RAW_LIMIT]}… [{len(text) - RAW_LIMIT} more characters]"
-    return redactor.text(text)
+    return text
 
 
 def _without_payloads(text: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import psycopg2.errors
@@ -121,7 +121,7 @@ class RunMerge:
             if alone and day not in self._direct_days and merge.begin_partition(self._cursor, TRACES, day, wait=False):
                 self._direct_days.add(day)
             if alone and day in self._direct_days:
-                merge.copy_rows(self._cursor, merge.partition(TRACES, day), of_day)
+                merge.copy_rows(self._cursor, merge.loading(TRACES, day), of_day)
                 self.counts.inserted += of_day.num_rows
             else:
                 merge.copy_rows(self._cursor, TRACES.staged(), of_day)
@@ -156,7 +156,7 @@ class RunMerge:
         self._merge(restaged)
         return self.counts
 
-    def _execute(self, statement: str, *, roots: sql.Composable | None = None, **values: object) -> int:
+    def _execute(self, statement: str, *, roots: sql.Composable | None = None, **values: Any) -> int:
         """Run SQL in which {names} stands for the run columns and {same_trace} for two rows being of one trace."""
         columns = merge.table_columns(self._cursor, TRACES)
         self._cursor.execute(
@@ -184,7 +184,7 @@ class RunMerge:
 
         Duplicates are looked for only when its key says that there are some.
         """
-        target = merge.partition(TRACES, day)
+        target = merge.loading(TRACES, day)
         unchanged_before = self.counts.unchanged
         restaged = self._settle_moves(target, [day])
         self.counts.inserted -= self.counts.unchanged - unchanged_before
@@ -288,7 +288,7 @@ class RunMerge:
 
     def _drop_rootless_outside(self, window: Window) -> None:
         outside = "SELECT trace_id, project FROM rootless GROUP BY 1, 2 HAVING min(start_time) < %(start)s OR min(start_time) >= %(end)s"
-        values = {"start": window.start, "end": window.end}
+        values: dict[str, Any] = {"start": window.start, "end": window.end}
         self.counts.outside += self._execute(f"DELETE FROM staged_spans a USING ({outside}) b WHERE {{same_trace}}", **values)
         self._execute(f"DELETE FROM rootless a USING ({outside}) b WHERE {{same_trace}}", **values)
 

@@ -93,7 +93,7 @@ class _CsvStream(RawIOBase):
                 csv.write_csv(table.slice(start, CHUNK_ROWS), sink, options)
                 self._chunks.put(sink.getvalue().to_pybytes())
             self._chunks.put(None)
-        except BaseException as error:  # handed to the reading thread, which raises it
+        except BaseException as error:  # noqa: BLE001 - handed to the reading thread, which raises it
             self._chunks.put(error)
 
     def readable(self) -> bool:
@@ -186,27 +186,9 @@ def create_staging(cursor: Cursor, table: MergeTable) -> None:
     )
 
 
-def partition_name(table: MergeTable, day: date) -> str:
-    return f"{table.name}_{day:%Y%m%d}"
-
-
-def partition(table: MergeTable, day: date) -> sql.Composed:
-    return sql.SQL("partitions.") + sql.Identifier(partition_name(table, day))
-
-
-def partition_exists(cursor: Cursor, table: MergeTable, day: date) -> bool:
-    cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (f"partitions.{partition_name(table, day)}",))
-    return bool(cursor.fetchone()[0])  # type: ignore[index]
-
-
-def existing_days(cursor: Cursor, table: MergeTable) -> list[date]:
-    """The days that have a partition, in order."""
-    cursor.execute(
-        "SELECT to_date(right(c.relname, 8), 'YYYYMMDD') FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
-        " WHERE i.inhparent = %s::regclass ORDER BY 1",
-        (f"metamon.{table.name}",),
-    )
-    return [day for (day,) in cursor.fetchall()]
+def loading(table: MergeTable, day: date) -> sql.Composed:
+    """The table in which a day is being filled, between ``begin_partition`` and ``attach_partition``."""
+    return sql.SQL("loading.") + sql.Identifier(f"{table.name}_{day:%Y%m%d}")
 
 
 def lock_day(cursor: Cursor, source: str, day: date) -> None:
@@ -217,40 +199,16 @@ def lock_day(cursor: Cursor, source: str, day: date) -> None:
 def begin_partition(cursor: Cursor, table: MergeTable, day: date, *, wait: bool) -> bool:
     """Create the unattached table for a day that does not exist yet; False when the day exists (or, without
     ``wait``, when somebody else is making it)."""
-    lock = f"partition:{partition_name(table, day)}"
-    if wait:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (lock,))
-    else:
-        cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", (lock,))
-        if not cursor.fetchone()[0]:  # type: ignore[index]
-            return False
-    if partition_exists(cursor, table, day):
-        return False
-    cursor.execute(
-        sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING CONSTRAINTS, CHECK (day = {}))").format(
-            partition(table, day), table.qualified, sql.Literal(day)
-        )
-    )
-    return True
+    cursor.execute("SELECT metamon.begin_partition(%s, %s, %s)", (table.name, day, wait))
+    return bool(cursor.fetchone()[0])  # type: ignore[index]
 
 
 def attach_partition(cursor: Cursor, table: MergeTable, day: date) -> None:
     """Index the filled table as its parent is indexed and make it a partition.
 
-    The parent is locked only against other changes of its partitions; readers go on. The check on ``day`` spares
-    the scan that would otherwise prove the bounds.
+    The parent is locked only against other changes of its partitions; readers go on.
     """
-    cursor.execute(
-        sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(
-            partition(table, day), sql.SQL(", ").join(map(sql.Identifier, (*table.key, "day")))
-        )
-    )
-    cursor.execute(
-        sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
-            table.qualified, partition(table, day), sql.Literal(day), sql.Literal(date.fromordinal(day.toordinal() + 1))
-        )
-    )
-    cursor.execute(sql.SQL("ANALYZE {}").format(partition(table, day)))
+    cursor.execute("SELECT metamon.attach_partition(%s, %s)", (table.name, day))
 
 
 # --- merging ------------------------------------------------------------------------------------------------
@@ -291,26 +249,25 @@ def merge_day(cursor: Cursor, table: MergeTable, columns: Sequence[str], day: da
 
     A row whose content is the same is not written, so that reading a day again leaves no dead rows behind.
     """
-    target = partition(table, day) if table.partitioned and day is not None else table.qualified
-    of_day = sql.SQL("s.day = {}").format(sql.Literal(day)) if table.partitioned else sql.SQL("true")
-    names = sql.SQL(", ").join(map(sql.Identifier, columns))
     newer = sql.SQL("({}, {}.content_hash) > ({}, t.content_hash)")
     statement = sql.SQL(
-        "WITH changed AS (SELECT {staged_names} FROM {staged} s LEFT JOIN {target} t ON {same_key}"
-        "   WHERE {of_day} AND (t.content_hash IS NULL OR (t.content_hash <> s.content_hash AND {newer_staged}))),"
+        "WITH changed AS (SELECT {staged_names}, t.content_hash IS NULL AS is_new"
+        "   FROM {staged} s LEFT JOIN {target} t ON {same_key} AND {t_of_day}"
+        "   WHERE {s_of_day} AND (t.content_hash IS NULL OR (t.content_hash <> s.content_hash AND {newer_staged}))),"
         " written AS (INSERT INTO {target} AS t ({names}) SELECT {names} FROM changed"
         "   ON CONFLICT ({key}) DO UPDATE SET {assignments}, ingested_at = statement_timestamp()"
-        "   WHERE t.content_hash <> excluded.content_hash AND {newer_excluded}"
-        "   RETURNING (xmax = 0) AS inserted)"
-        " SELECT count(*) FILTER (WHERE inserted), count(*) FILTER (WHERE NOT inserted),"
-        "   (SELECT count(*) FROM {staged} s WHERE {of_day}) FROM written"
+        "   WHERE t.content_hash <> excluded.content_hash AND {newer_excluded})"
+        " SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new),"
+        "   (SELECT count(*) FROM {staged} s WHERE {s_of_day}) FROM changed"
     ).format(
         staged_names=sql.SQL(", ").join(sql.SQL("s.") + sql.Identifier(name) for name in columns),
-        names=names,
+        names=sql.SQL(", ").join(map(sql.Identifier, columns)),
         staged=table.staged(),
-        target=target,
+        target=table.qualified,
         same_key=table.same_key("s", "t"),
-        of_day=of_day,
+        # The day as a literal, so that the planner looks at its partition alone.
+        s_of_day=sql.SQL("s.day = {}").format(sql.Literal(day)) if table.partitioned else sql.SQL("true"),
+        t_of_day=sql.SQL("t.day = {}").format(sql.Literal(day)) if table.partitioned else sql.SQL("true"),
         newer_staged=newer.format(table.version_of("s"), sql.Identifier("s"), table.version_of("t")),
         newer_excluded=newer.format(table.version_of("excluded"), sql.Identifier("excluded"), table.version_of("t")),
         key=sql.SQL(", ").join(map(sql.Identifier, (*table.key, "day") if table.partitioned else table.key)),
@@ -339,7 +296,7 @@ def merge_staged(cursor: Cursor, table: MergeTable) -> tuple[Merged, list[date]]
         if begin_partition(cursor, table, day, wait=True):
             cursor.execute(
                 sql.SQL("INSERT INTO {target} ({names}) SELECT {names} FROM {staged} WHERE day = {day}").format(
-                    target=partition(table, day),
+                    target=loading(table, day),
                     names=sql.SQL(", ").join(map(sql.Identifier, columns)),
                     staged=table.staged(),
                     day=sql.Literal(day),

@@ -252,6 +252,21 @@ COMMENT ON COLUMN metamon.events.ingested_at IS 'When this version was written h
 COMMENT ON COLUMN metamon.events.content_hash IS 'Hash over what was said.';
 CREATE INDEX events_time ON metamon.events (time);
 
+CREATE TABLE metamon.first_sightings (
+    project text NOT NULL,
+    agent_name text NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('version', 'model', 'prompt')),
+    value text NOT NULL,
+    first_time timestamptz NOT NULL,
+    PRIMARY KEY (project, agent_name, kind, value)
+);
+COMMENT ON TABLE metamon.first_sightings IS 'When each version, model and prompt of an agent was first seen in the traces: what inferred events are derived from.';
+COMMENT ON COLUMN metamon.first_sightings.project IS 'Project of the traces.';
+COMMENT ON COLUMN metamon.first_sightings.agent_name IS 'Agent that showed it.';
+COMMENT ON COLUMN metamon.first_sightings.kind IS 'version, model or prompt.';
+COMMENT ON COLUMN metamon.first_sightings.value IS 'The version, the requested model, or the prompt''s name and version.';
+COMMENT ON COLUMN metamon.first_sightings.first_time IS 'Earliest start of a run that showed it.';
+
 CREATE TABLE metamon.gauge_samples (
     day date NOT NULL,
     source text NOT NULL,
@@ -373,22 +388,24 @@ CREATE TABLE metamon.source_files (
     path text NOT NULL,
     source text NOT NULL,
     project text NOT NULL,
+    kind text NOT NULL,
     size_bytes bigint NOT NULL,
     modified_at timestamptz NOT NULL,
-    first_start_time timestamptz,
-    last_start_time timestamptz,
+    first_time timestamptz,
+    last_time timestamptz,
     rows bigint NOT NULL,
     seen_at timestamptz NOT NULL DEFAULT statement_timestamp(),
-    PRIMARY KEY (path, source, project)
+    PRIMARY KEY (path, kind, project, source)
 );
 COMMENT ON TABLE metamon.source_files IS 'Catalogue of the files that were read, so that a day''s read opens only files that can hold rows of it.';
-COMMENT ON COLUMN metamon.source_files.path IS 'The file, as configured.';
+COMMENT ON COLUMN metamon.source_files.path IS 'The file.';
 COMMENT ON COLUMN metamon.source_files.source IS 'Source it belongs to.';
 COMMENT ON COLUMN metamon.source_files.project IS 'Project its rows were given.';
+COMMENT ON COLUMN metamon.source_files.kind IS 'What was read from it: runs, feedback, events or gauges.';
 COMMENT ON COLUMN metamon.source_files.size_bytes IS 'Size when it was last read.';
 COMMENT ON COLUMN metamon.source_files.modified_at IS 'Time of its last modification when it was last read.';
-COMMENT ON COLUMN metamon.source_files.first_start_time IS 'Earliest root start in it.';
-COMMENT ON COLUMN metamon.source_files.last_start_time IS 'Latest root start in it.';
+COMMENT ON COLUMN metamon.source_files.first_time IS 'Earliest start (feedback: creation, others: time) in it.';
+COMMENT ON COLUMN metamon.source_files.last_time IS 'Latest start (feedback: creation, others: time) in it.';
 COMMENT ON COLUMN metamon.source_files.rows IS 'Rows in it.';
 COMMENT ON COLUMN metamon.source_files.seen_at IS 'When it was last read.';
 

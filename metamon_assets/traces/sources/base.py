@@ -7,13 +7,15 @@ redacts or decides which version of a run wins: those happen once, for all sourc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
+
+from metamon_assets.errors import MetamonError
 
 
 class Kind(StrEnum):
@@ -74,15 +76,22 @@ class SourceCount:
     cost: str | None = None  # decimal text
 
 
-class SourceError(Exception):
+class SourceError(MetamonError):
     """The source could not be read; the window stays as it was. The message says what, where, how to mend it."""
 
 
 class Source(Protocol):
     """One configured place that traces come from."""
 
-    name: str  # the value of the ``source`` column: "langsmith", "otlp", "files", …
-    project: str
+    @property
+    def name(self) -> str:
+        """The value of the column ``source``: langsmith, langsmith_export, otlp, files."""
+        ...
+
+    @property
+    def project(self) -> str:
+        """The value of the column ``project`` where rows do not tell their own."""
+        ...
 
     def read(self, kind: Kind, window: Window) -> Iterator[Batch]:
         """Yield batches of ``kind`` whose root started (feedback: created, others: happened) in ``window``.
@@ -94,3 +103,42 @@ class Source(Protocol):
     def count(self, window: Window) -> SourceCount:
         """The source's own figures for the window; empty when it offers none."""
         ...
+
+
+@runtime_checkable
+class FollowsRuns(Protocol):
+    """A source that can be asked for single runs, to see whether they have ended."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def project(self) -> str: ...
+
+    def read_runs_by_id(self, run_ids: Sequence[str]) -> Iterator[Batch]:
+        """Yield the runs of these ids that the source still has."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunsById:
+    """A source seen as the runs of some ids only."""
+
+    source: FollowsRuns
+    run_ids: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def project(self) -> str:
+        return self.source.project
+
+    def read(self, kind: Kind, window: Window) -> Iterator[Batch]:
+        """The runs, whatever the window: what they are now decides where they belong."""
+        return self.source.read_runs_by_id(self.run_ids)
+
+    def count(self, window: Window) -> SourceCount:
+        """Nothing to reconcile with: the source counts windows."""
+        return SourceCount()

@@ -1,0 +1,147 @@
+"""The assets of the first stage: what agents did, as their sources tell it.
+
+Thin on purpose: each reads its days, calls the functions that do the work, and shows what came of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+
+from metamon_assets import partitions
+from metamon_assets.traces.configured import open_sources
+from metamon_assets.traces.events import infer_events
+from metamon_assets.traces.ingest import ingest_days
+from metamon_assets.traces.ledger import LedgerEntry
+from metamon_assets.traces.pending import follow_pending
+from metamon_assets.traces.sources.base import Kind
+from metamon_assets.warehouse.assets import figures_per_day, markdown_table, report_days, table_spec
+from metamon_assets.warehouse.resources import Warehouse
+
+GROUP = "traces"
+# Connections drop and sources stumble; a wrong row does not get right by trying again, and does not get here.
+RETRY = dg.RetryPolicy(max_retries=2, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+
+_RUN_FIGURES = """
+    SELECT day, count(*) AS rows, count(DISTINCT (source, project)) AS projects,
+        count(*) FILTER (WHERE status = 'error') AS errors, count(*) FILTER (WHERE status = 'pending') AS pending,
+        count(*) FILTER (WHERE cost_source = 'unpriced') AS unpriced, sum(total_cost)::float8 AS total_cost_usd,
+        percentile_cont(0.5) WITHIN GROUP (ORDER BY latency_seconds) AS latency_p50_seconds, max(ingested_at)::text AS last_written
+    FROM metamon.{table} WHERE day = ANY(%(days)s) GROUP BY day"""
+_FEEDBACK_FIGURES = """
+    SELECT day, count(*) AS rows, count(DISTINCT key) AS keys, count(*) FILTER (WHERE source_type = 'human') AS from_people, avg(score) AS mean_score
+    FROM metamon.feedback WHERE day = ANY(%(days)s) GROUP BY day"""
+_EVENT_FIGURES = """
+    SELECT (time AT TIME ZONE 'UTC')::date AS day, count(*) AS rows, count(*) FILTER (WHERE inferred) AS inferred
+    FROM metamon.events WHERE (time AT TIME ZONE 'UTC')::date = ANY(%(days)s) GROUP BY 1"""
+_GAUGE_FIGURES = """
+    SELECT day, count(*) AS rows, count(DISTINCT name) AS gauges
+    FROM metamon.gauge_samples WHERE day = ANY(%(days)s) GROUP BY day"""
+
+
+def _ingest(context: dg.AssetExecutionContext, warehouse: Warehouse, kind: Kind) -> list[LedgerEntry]:
+    """Read one kind from all sources for the run's days; what was read and rejected goes to the log."""
+    with warehouse.connection() as connection:
+        return ingest_days(
+            connection,
+            open_sources(connection, warehouse.settings),
+            kind,
+            partitions.days_of(context),
+            dagster_run_id=context.run_id,
+            report=context.log.info,
+        )
+
+
+def _show(context: dg.AssetExecutionContext, warehouse: Warehouse, table: str, query: str, entries: list[LedgerEntry]) -> None:
+    """Each partition shows its own rows, and what the reads of this run made of theirs."""
+    with warehouse.connection() as connection:
+        figures = figures_per_day(connection, query, partitions.days_of(context))
+    reads = _reads(entries)
+    report_days(context, table, {day: {**of_day, **reads} for day, of_day in figures.items()})
+
+
+def _reads(entries: list[LedgerEntry]) -> Mapping[str, Any]:
+    headers = ("source", "project", "window", "read", "new", "newer", "unchanged", "duplicate", "excluded", "rejected")
+    rows = [
+        (
+            e.source,
+            e.project,
+            _window(e),
+            e.rows_read,
+            e.rows_inserted,
+            e.rows_updated,
+            e.rows_unchanged,
+            e.rows_duplicate,
+            e.rows_excluded,
+            e.rows_rejected,
+        )
+        for e in entries
+    ]
+    return {"reads": markdown_table(headers, rows)} if rows else {}
+
+
+def _window(entry: LedgerEntry) -> str:
+    return f"{entry.window.start:%Y-%m-%d} to {entry.window.end:%Y-%m-%d}" if entry.window else "everything"
+
+
+@dg.multi_asset(
+    name="traces",
+    specs=[table_spec("traces", group=GROUP, kinds=["langsmith", "opentelemetry"]), table_spec("spans", group=GROUP, deps=["traces"])],
+    backfill_policy=partitions.backfill_policy,
+    retry_policy=RETRY,
+    pool="postgres",
+    description="One read of every source gives both the roots and their children.",
+)
+def traces_and_spans(context: dg.AssetExecutionContext, warehouse: Warehouse) -> None:
+    """Roots into traces, children into spans, from every configured source."""
+    entries = _ingest(context, warehouse, Kind.RUNS)
+    if partitions.days_of(context)[-1] >= partitions.closed_days(datetime.now(UTC), 1)[-1]:
+        with warehouse.connection() as connection:
+            followed = follow_pending(
+                connection, open_sources(connection, warehouse.settings), now=datetime.now(UTC), dagster_run_id=context.run_id
+            )
+            context.log.info(str(followed))
+    for table in ("traces", "spans"):
+        _show(context, warehouse, table, _RUN_FIGURES.format(table=table), entries)
+
+
+@dg.multi_asset(
+    name="feedback",
+    specs=[table_spec("feedback", group=GROUP, deps=["traces"])],
+    backfill_policy=partitions.backfill_policy,
+    retry_policy=RETRY,
+    pool="postgres",
+)
+def feedback(context: dg.AssetExecutionContext, warehouse: Warehouse) -> None:
+    """What people and evaluators said, on the day they said it."""
+    _show(context, warehouse, "feedback", _FEEDBACK_FIGURES, _ingest(context, warehouse, Kind.FEEDBACK))
+
+
+@dg.multi_asset(
+    name="events",
+    specs=[table_spec("events", group=GROUP, deps=["traces"])],
+    backfill_policy=partitions.backfill_policy,
+    retry_policy=RETRY,
+    pool="postgres",
+)
+def events(context: dg.AssetExecutionContext, warehouse: Warehouse) -> None:
+    """Deployments that were reported, and changes that the traces gave away."""
+    entries = _ingest(context, warehouse, Kind.EVENTS)
+    with warehouse.connection() as connection:
+        infer_events(connection, partitions.days_of(context))
+    _show(context, warehouse, "events", _EVENT_FIGURES, entries)
+
+
+@dg.multi_asset(
+    name="gauge_samples",
+    specs=[table_spec("gauge_samples", group=GROUP)],
+    backfill_policy=partitions.backfill_policy,
+    retry_policy=RETRY,
+    pool="postgres",
+)
+def gauge_samples(context: dg.AssetExecutionContext, warehouse: Warehouse) -> None:
+    """Readings that traces cannot tell."""
+    _show(context, warehouse, "gauge_samples", _GAUGE_FIGURES, _ingest(context, warehouse, Kind.GAUGES))

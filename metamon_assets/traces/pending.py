@@ -1,0 +1,69 @@
+"""Runs that had not ended when they were read: asked for again by id until they end or are given up (IN-6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from metamon_assets.traces.configured import ConfiguredSource
+from metamon_assets.traces.ingest import ingest
+from metamon_assets.traces.sources.base import FollowsRuns, Kind, RunsById
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+GIVE_UP_AFTER = timedelta(days=14)
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What became of the runs that were pending."""
+
+    asked_for: int
+    ended: int
+    abandoned: int
+
+    def __str__(self) -> str:
+        return f"{self.asked_for} pending runs asked for again: {self.ended} have ended; {self.abandoned} given up after {GIVE_UP_AFTER.days} days"
+
+
+def follow_pending(
+    connection: Connection, sources: Sequence[ConfiguredSource], *, now: datetime, dagster_run_id: str | None = None
+) -> Followed:
+    """Ask each source that can tell for its pending runs; mark as abandoned what stayed pending for 14 days.
+
+    Abandoned is neither success nor failure, and an end that comes after all still wins. Raises IngestError.
+    """
+    asked_for = ended = 0
+    for configured in sources:
+        source = configured.source
+        if not isinstance(source, FollowsRuns) or not (run_ids := _pending(connection, source.name, source.project, now)):
+            continue
+        ingest(connection, RunsById(source, run_ids), Kind.RUNS, None, configured.rules, dagster_run_id=dagster_run_id)
+        asked_for += len(run_ids)
+        ended += len(run_ids) - len(_pending(connection, source.name, source.project, now))
+    return Followed(asked_for, ended, _abandon(connection, now))
+
+
+def _pending(connection: Connection, source: str, project: str, now: datetime) -> list[str]:
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT run_id FROM metamon.traces WHERE status = 'pending' AND source = %(source)s AND project = %(project)s AND day >= %(oldest)s"
+            " UNION SELECT run_id FROM metamon.spans WHERE status = 'pending' AND source = %(source)s AND project = %(project)s AND day >= %(oldest)s",
+            {"source": source, "project": project, "oldest": (now - GIVE_UP_AFTER).date()},
+        )
+        return [run_id for (run_id,) in cursor.fetchall()]
+
+
+def _abandon(connection: Connection, now: datetime) -> int:
+    abandoned = 0
+    with connection, connection.cursor() as cursor:
+        for table in ("traces", "spans"):
+            cursor.execute(
+                f"UPDATE metamon.{table} SET status = 'abandoned', ingested_at = statement_timestamp() WHERE status = 'pending' AND start_time < %s",
+                (now - GIVE_UP_AFTER,),
+            )
+            abandoned += cursor.rowcount
+    return abandoned
