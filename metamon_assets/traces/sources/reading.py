@@ -97,7 +97,7 @@ def can_hold(file: SourceFile, window: Window) -> bool:
 
 def overlaps(first: datetime, last: datetime, window: Window) -> bool:
     """Whether runs that started between ``first`` and ``last`` may belong to traces of the window."""
-    return first < window.end + MARGIN and last >= window.start - MARGIN
+    return first - window.end < MARGIN and window.start - last <= MARGIN
 
 
 def open_bytes(path: Path) -> gzip.GzipFile | io.BufferedReader:
