@@ -33,16 +33,25 @@ if TYPE_CHECKING:
 DIMENSIONS = ("overall", "tenant", "agent", "agent_version", "mode", "model", "prompt_version", "environment", "variant", "tool")
 # Every trace is in one row of each of these; variant has only the traces of a rollout, and tool has calls, not traces.
 WHOLE_DIMENSIONS = DIMENSIONS[:8]
+# Where each histogram comes from, and which dimensions have one (tools tell no first token and no quality).
 HISTOGRAMS = {
-    "latency": ("latency_bin", DIMENSIONS),
-    "time_to_first_token": ("time_to_first_token_bin", DIMENSIONS[:9]),
-    "quality": ("quality_bin", DIMENSIONS[:9]),
+    "latency": ("histograms", DIMENSIONS),
+    "time_to_first_token": ("histograms_fifteen", DIMENSIONS[:9]),
+    "quality": ("histograms_fifteen", DIMENSIONS[:9]),
 }
 QUARTER = timedelta(minutes=15)
 FIVE_MINUTES_KEPT = timedelta(days=14)
 TOP = 50  # values of a dimension that have rows of their own
 MOST_GROUPS = 3_000  # groups are numbered by small integers
 _WORK_MEMORY = "192MB"
+_HAS_CALL_COSTS = (
+    "SELECT EXISTS (SELECT FROM metamon.spans WHERE day = %(day)s AND total_cost IS NOT NULL"
+    " AND run_type IN ('tool', 'retriever', 'embedding', 'reranker'))"
+    " OR EXISTS (SELECT FROM metamon.traces WHERE day = %(day)s AND total_cost IS NOT NULL"
+    " AND run_type IN ('tool', 'retriever', 'embedding', 'reranker') AND start_time >= %(window_start)s AND start_time < %(window_end)s)"
+)
+NARROW = {"money": "bigint", "tokens": "integer"}
+WIDE = {"money": "numeric(38, 0)", "tokens": "bigint"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,7 @@ def refresh_buckets(connection: Connection, start: datetime, end: datetime, now:
     for day in _days(start, end):
         window = (max(start, _midnight(day)), min(end, _midnight(day + timedelta(days=1))))
         with _locked(connection, day):
-            _transaction(connection, lambda cursor, day=day: _add_groups(cursor, day, top))
+            _transaction(connection, lambda cursor, day=day: _choose_groups(cursor, day, top, again=False))
             total += _buckets_transaction(connection, day, *window, now)
     return total
 
@@ -116,12 +125,12 @@ def refresh_days(
 
 def _refresh_day(connection: Connection, second: Connection | None, day: date, now: datetime, top: int) -> Refreshed:
     start, noon, end = _midnight(day), _midnight(day) + timedelta(hours=12), _midnight(day + timedelta(days=1))
-    _transaction(connection, lambda cursor: _ensure_partitions(cursor, day))
+    _transaction(connection, lambda cursor: (_ensure_partitions(cursor, day), Refreshed())[1])
     units: dict[str, Callable[[Connection], Refreshed]] = {
         unit: lambda one, unit=unit: _transaction(one, lambda cursor: _replace_units(cursor, day, unit)) for unit in ("user", "conversation")
     }
     total = _side_by_side(
-        connection, second, lambda one: _transaction(one, lambda cursor: _choose_groups(cursor, day, top)), units["user"]
+        connection, second, lambda one: _transaction(one, lambda cursor: _choose_groups(cursor, day, top, again=True)), units["user"]
     )
     if second is None:
         total += _buckets_transaction(connection, day, start, end, now)
@@ -139,35 +148,18 @@ def _refresh_day(connection: Connection, second: Connection | None, day: date, n
 # --- steps: each runs in a transaction of the caller ----------------------------------------------------------
 
 
-def _choose_groups(cursor: Cursor, day: date, top: int) -> Refreshed:
+def _choose_groups(cursor: Cursor, day: date, top: int, again: bool) -> Refreshed:
+    """Choose the day's groups; unless ``again``, those chosen before stay and new values join while there is room."""
     if not 1 <= top * len(DIMENSIONS) <= MOST_GROUPS:
         raise ValueError(f"top must be between 1 and {MOST_GROUPS // len(DIMENSIONS)}, not {top}.")
-    cursor.execute("DELETE FROM metamon.metric_groups WHERE day = %s", (day,))
+    _ensure_partitions(cursor, day)
+    if again:
+        cursor.execute("DELETE FROM metamon.metric_groups WHERE day = %s", (day,))
     _run(cursor, "groups", {"day": day, "top": top})
     return Refreshed()
 
 
-def _add_groups(cursor: Cursor, day: date, top: int) -> Refreshed:
-    """Choose for a day that has no groups yet; else let values that are new join while there is room."""
-    _ensure_partitions(cursor, day)
-    cursor.execute("CREATE TEMPORARY TABLE earlier_groups ON COMMIT DROP AS SELECT * FROM metamon.metric_groups WHERE day = %s", (day,))
-    _choose_groups(cursor, day, top)
-    # The earlier ones stay, and the newly chosen fill what room is left in their dimension, in order of name.
-    cursor.execute(
-        "DELETE FROM metamon.metric_groups AS g USING ("
-        "  SELECT dimension, dimension_value, row_number() OVER (PARTITION BY dimension ORDER BY dimension_value)"
-        "      + (SELECT count(*) FROM earlier_groups AS e WHERE e.dimension = n.dimension) AS place"
-        "  FROM metamon.metric_groups AS n WHERE day = %(day)s AND (dimension, dimension_value) NOT IN"
-        "      (SELECT dimension, dimension_value FROM earlier_groups)"
-        ") AS late WHERE g.day = %(day)s AND g.dimension = late.dimension AND g.dimension_value = late.dimension_value"
-        " AND late.place > %(top)s AND (g.dimension, g.dimension_value) NOT IN (SELECT dimension, dimension_value FROM metamon.watched_groups)",
-        {"day": day, "top": top},
-    )
-    cursor.execute("INSERT INTO metamon.metric_groups SELECT * FROM earlier_groups ON CONFLICT DO NOTHING")
-    return Refreshed()
-
-
-def _replace_buckets(cursor: Cursor, day: date, start: datetime, end: datetime, now: datetime, money: str) -> Refreshed:
+def _replace_buckets(cursor: Cursor, day: date, start: datetime, end: datetime, now: datetime, types: dict[str, str]) -> Refreshed:
     from psycopg2 import sql
 
     parameters = {
@@ -179,16 +171,19 @@ def _replace_buckets(cursor: Cursor, day: date, start: datetime, end: datetime, 
     }
     for table in ("five_minute_metrics", "fifteen_minute_metrics"):
         cursor.execute(f"DELETE FROM metamon.{table} WHERE day = %s AND bucket_start >= %s AND bucket_start < %s", (day, start, end))
-    _number_groups(cursor, day)
+    formats = {name: sql.SQL(text) for name, text in types.items()}
     for step in ("facts", "calls", "tools"):
-        _run(cursor, step, parameters, money=sql.SQL(money))
-    _run(cursor, "sums")
-    _run(cursor, "histogram_table")
-    for metric, (bins, dimensions) in HISTOGRAMS.items():
+        _run(cursor, step, parameters, **formats)
+    cursor.execute(_HAS_CALL_COSTS, parameters)
+    if cursor.fetchone() == (True,):
+        _run(cursor, "call_costs", parameters, **formats)
+    for step in ("sums", "group_sums", "call_sums", "histogram_table"):
+        _run(cursor, step, parameters)
+    for metric, (step, dimensions) in HISTOGRAMS.items():
         for dimension in dimensions:
-            names = {"metric_name": sql.Literal(metric), "bin": sql.Identifier(bins), "group": sql.Identifier(f"{dimension}_group")}
-            _run(cursor, "histograms", **names)
-    cursor.execute("ANALYZE rollup_histograms, rollup_sums")
+            names = {"metric_name": sql.Literal(metric), "bin": sql.Identifier(f"{metric}_bin"), "group": sql.Identifier(f"{dimension}_group")}
+            _run(cursor, step, **names)
+    cursor.execute("ANALYZE rollup_histograms, rollup_sums, rollup_call_sums")
     five = _run(cursor, "five_minutes", parameters) if keeps_five_minutes(day, now) else 0
     return Refreshed(five_minute_rows=five, fifteen_minute_rows=_run(cursor, "fifteen_minutes", parameters))
 
@@ -203,7 +198,6 @@ def _replace_units(cursor: Cursor, day: date, unit: str) -> Refreshed:
 def _replace_daily(cursor: Cursor, day: date) -> Refreshed:
     parameters = {"day": day}
     cursor.execute("DELETE FROM metamon.daily_metrics WHERE day = %s", (day,))
-    _number_groups(cursor, day)
     for step in ("distinct", "feedback", "reasons"):
         _run(cursor, step, parameters)
     return Refreshed(daily_rows=_run(cursor, "days", parameters))
@@ -217,24 +211,18 @@ def keeps_five_minutes(day: date, now: datetime) -> bool:
     return _midnight(day + timedelta(days=1)) > now - FIVE_MINUTES_KEPT
 
 
-def _number_groups(cursor: Cursor, day: date) -> None:
-    _run(cursor, "numbers", {"day": day})
-    cursor.execute("ANALYZE rollup_groups")
-
-
-def _ensure_partitions(cursor: Cursor, day: date) -> Refreshed:
+def _ensure_partitions(cursor: Cursor, day: date) -> None:
     for table in ("five_minute_metrics", "fifteen_minute_metrics", "unit_daily"):
         cursor.execute("SELECT metamon.ensure_partition(%s, %s)", (table, day))
-    return Refreshed()
 
 
 def _buckets_transaction(connection: Connection, day: date, start: datetime, end: datetime, now: datetime) -> Refreshed:
     from psycopg2 import errors
 
     try:
-        return _transaction(connection, lambda cursor: _replace_buckets(cursor, day, start, end, now, "bigint"))
-    except errors.NumericValueOutOfRange:  # a trace of more than nine million dollars: exact all the same, only slower
-        return _transaction(connection, lambda cursor: _replace_buckets(cursor, day, start, end, now, "numeric(38, 0)"))
+        return _transaction(connection, lambda cursor: _replace_buckets(cursor, day, start, end, now, NARROW))
+    except errors.NumericValueOutOfRange:  # enormous figures: exact all the same, only slower
+        return _transaction(connection, lambda cursor: _replace_buckets(cursor, day, start, end, now, WIDE))
 
 
 def _transaction(connection: Connection, work: Callable[[Cursor], Refreshed]) -> Refreshed:

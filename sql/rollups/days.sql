@@ -14,7 +14,7 @@ INSERT INTO metamon.daily_metrics (
 WITH numbered AS (
     SELECT g.group_id, latency_bins, latency_counts, time_to_first_token_bins, time_to_first_token_counts, quality_bins, quality_counts
     FROM metamon.fifteen_minute_metrics AS m
-    JOIN rollup_groups AS g ON g.dimension = m.dimension AND g.dimension_value = m.dimension_value
+    JOIN metamon.metric_groups AS g ON g.day = m.day AND g.dimension = m.dimension AND g.dimension_value = m.dimension_value
     WHERE m.day = %(day)s
 ), latency AS (
     SELECT group_id, array_agg(bin ORDER BY bin) AS bins, array_agg(n ORDER BY bin) AS counts
@@ -80,7 +80,7 @@ SELECT
     coalesce(f.rated_requests, 0), coalesce(f.feedback_count, 0), coalesce(f.feedback, '{}'),
     coalesce(r.error_types, '{}'), coalesce(r.degradation_reasons, '{}'), coalesce(r.warning_types, '{}')
 FROM sums AS s
-JOIN rollup_groups AS g ON g.dimension = s.dimension AND g.dimension_value = s.dimension_value
+JOIN metamon.metric_groups AS g ON g.day = %(day)s AND g.dimension = s.dimension AND g.dimension_value = s.dimension_value
 LEFT JOIN latency ON latency.group_id = g.group_id
 LEFT JOIN first_token ON first_token.group_id = g.group_id
 LEFT JOIN quality ON quality.group_id = g.group_id

@@ -21,8 +21,8 @@ WITH given AS (
         ('agent_version', coalesce(t.agent_version, '(none)')), ('mode', coalesce(t.mode, '(none)')),
         ('model', coalesce(t.response_model, t.request_model, '(none)')), ('prompt_version', coalesce(t.prompt_version, '(none)')),
         ('environment', coalesce(t.environment, '(none)')), ('variant', t.variant)) AS d (dimension, dimension_value)
-    LEFT JOIN rollup_groups AS g ON g.dimension = d.dimension AND g.dimension_value = d.dimension_value
-    LEFT JOIN rollup_groups AS other ON other.dimension = d.dimension AND other.dimension_value = '(other)'
+    LEFT JOIN metamon.metric_groups AS g ON g.day = %(day)s AND g.dimension = d.dimension AND g.dimension_value = d.dimension_value
+    LEFT JOIN metamon.metric_groups AS other ON other.day = %(day)s AND other.dimension = d.dimension AND other.dimension_value = '(other)'
     WHERE d.dimension_value IS NOT NULL
 ), by_key AS (
     SELECT group_id, key, count(*) AS n, count(score) AS scores, sum(score) AS total

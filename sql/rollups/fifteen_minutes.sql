@@ -19,8 +19,10 @@ SELECT
     s.tokens_count, s.input_tokens, s.output_tokens, s.total_tokens, s.cache_read_tokens_count, s.cache_read_input_tokens,
     s.cache_creation_input_tokens, s.reasoning_output_tokens, s.priced_requests, s.unpriced_requests, s.input_cost,
     s.output_cost, s.total_cost, s.total_cost_sum_squares, s.hit_priced_requests, s.hit_cost, s.miss_priced_requests,
-    s.miss_cost, s.tool_cost, s.retrieval_cost, s.llm_calls, s.tool_calls, s.retrievals, s.tool_results, s.tool_errors,
-    s.retrieval_results, s.retrieval_errors, s.latency_zeros, s.time_to_first_token_zeros, s.quality_zeros,
+    s.miss_cost, c.tool_cost * 0.000000000001, c.retrieval_cost * 0.000000000001, s.llm_calls, s.tool_calls, s.retrievals,
+    CASE g.dimension WHEN 'tool' THEN s.successes + s.errors ELSE coalesce(c.tool_results, 0) END,
+    CASE g.dimension WHEN 'tool' THEN s.errors ELSE coalesce(c.tool_errors, 0) END, coalesce(c.retrieval_results, 0),
+    coalesce(c.retrieval_errors, 0), s.latency_zeros, s.time_to_first_token_zeros, s.quality_zeros,
     latency.bins, latency.counts, first_token.bins, first_token.counts, quality.bins, quality.counts
 FROM (
     SELECT quarter, group_id,
@@ -44,16 +46,21 @@ FROM (
            sum(s.output_cost) * 0.000000000001 AS output_cost, sum(s.total_cost) * 0.000000000001 AS total_cost,
            sum(s.total_cost_sum_squares) * 1e-24 AS total_cost_sum_squares, sum(s.hit_priced_requests) AS hit_priced_requests,
            sum(s.hit_cost) * 0.000000000001 AS hit_cost, sum(s.miss_priced_requests) AS miss_priced_requests,
-           sum(s.miss_cost) * 0.000000000001 AS miss_cost, sum(s.tool_cost) * 0.000000000001 AS tool_cost,
-           sum(s.retrieval_cost) * 0.000000000001 AS retrieval_cost, sum(s.llm_calls) AS llm_calls,
-           sum(s.tool_calls) AS tool_calls, sum(s.retrievals) AS retrievals, sum(s.tool_results) AS tool_results,
-           sum(s.tool_errors) AS tool_errors, sum(s.retrieval_results) AS retrieval_results,
-           sum(s.retrieval_errors) AS retrieval_errors, sum(s.latency_zeros) AS latency_zeros,
+           sum(s.miss_cost) * 0.000000000001 AS miss_cost, sum(s.llm_calls) AS llm_calls, sum(s.tool_calls) AS tool_calls,
+           sum(s.retrievals) AS retrievals, sum(s.latency_zeros) AS latency_zeros,
            sum(s.time_to_first_token_zeros) AS time_to_first_token_zeros, sum(s.quality_zeros) AS quality_zeros
     FROM rollup_sums AS s
     GROUP BY quarter, group_id
 ) AS s
-JOIN rollup_groups AS g ON g.group_id = s.group_id
+JOIN metamon.metric_groups AS g ON g.day = %(day)s AND g.group_id = s.group_id
+LEFT JOIN (
+    SELECT quarter, group_id,
+           sum(tool_cost) AS tool_cost, sum(retrieval_cost) AS retrieval_cost, sum(tool_results) AS tool_results,
+           sum(tool_errors) AS tool_errors, sum(retrieval_results) AS retrieval_results,
+           sum(retrieval_errors) AS retrieval_errors
+    FROM rollup_call_sums
+    GROUP BY quarter, group_id
+) AS c ON c.quarter = s.quarter AND c.group_id = s.group_id
 LEFT JOIN rollup_histograms AS latency
     ON latency.metric = 'latency' AND latency.quarter = s.quarter AND latency.group_id = s.group_id
 LEFT JOIN rollup_histograms AS first_token

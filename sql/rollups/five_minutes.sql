@@ -8,8 +8,8 @@ INSERT INTO metamon.five_minute_metrics (
     total_tokens, cache_read_tokens_count, cache_read_input_tokens, cache_creation_input_tokens, reasoning_output_tokens,
     priced_requests, unpriced_requests, input_cost, output_cost, total_cost, total_cost_sum_squares, hit_priced_requests,
     hit_cost, miss_priced_requests, miss_cost, tool_cost, retrieval_cost, llm_calls, tool_calls, retrievals, tool_results,
-    tool_errors, retrieval_results, retrieval_errors, latency_zeros, time_to_first_token_zeros, quality_zeros,
-    latency_bins, latency_counts, time_to_first_token_bins, time_to_first_token_counts, quality_bins, quality_counts)
+    tool_errors, retrieval_results, retrieval_errors, latency_zeros,
+    latency_bins, latency_counts)
 SELECT
     CAST(%(day)s AS date), CAST(%(day_start)s AS timestamptz) + (s.quarter * 15 + s.third * 5) * interval '1 minute',
     g.dimension, g.dimension_value,
@@ -21,20 +21,14 @@ SELECT
     s.cache_creation_input_tokens, s.reasoning_output_tokens, s.priced_requests, s.requests - s.priced_requests,
     s.input_cost * 0.000000000001, s.output_cost * 0.000000000001, s.total_cost * 0.000000000001,
     s.total_cost_sum_squares * 1e-24, s.hit_priced_requests, s.hit_cost * 0.000000000001, s.miss_priced_requests,
-    s.miss_cost * 0.000000000001, s.tool_cost * 0.000000000001, s.retrieval_cost * 0.000000000001, s.llm_calls, s.tool_calls,
-    s.retrievals, s.tool_results, s.tool_errors, s.retrieval_results, s.retrieval_errors, s.latency_zeros,
-    s.time_to_first_token_zeros, s.quality_zeros,
+    s.miss_cost * 0.000000000001, c.tool_cost * 0.000000000001, c.retrieval_cost * 0.000000000001, s.llm_calls, s.tool_calls,
+    s.retrievals, CASE g.dimension WHEN 'tool' THEN s.successes + s.errors ELSE coalesce(c.tool_results, 0) END,
+    CASE g.dimension WHEN 'tool' THEN s.errors ELSE coalesce(c.tool_errors, 0) END, coalesce(c.retrieval_results, 0),
+    coalesce(c.retrieval_errors, 0), s.latency_zeros,
     CASE s.third WHEN 0 THEN latency.bins_0 WHEN 1 THEN latency.bins_1 ELSE latency.bins_2 END,
-    CASE s.third WHEN 0 THEN latency.counts_0 WHEN 1 THEN latency.counts_1 ELSE latency.counts_2 END,
-    CASE s.third WHEN 0 THEN first_token.bins_0 WHEN 1 THEN first_token.bins_1 ELSE first_token.bins_2 END,
-    CASE s.third WHEN 0 THEN first_token.counts_0 WHEN 1 THEN first_token.counts_1 ELSE first_token.counts_2 END,
-    CASE s.third WHEN 0 THEN quality.bins_0 WHEN 1 THEN quality.bins_1 ELSE quality.bins_2 END,
-    CASE s.third WHEN 0 THEN quality.counts_0 WHEN 1 THEN quality.counts_1 ELSE quality.counts_2 END
+    CASE s.third WHEN 0 THEN latency.counts_0 WHEN 1 THEN latency.counts_1 ELSE latency.counts_2 END
 FROM rollup_sums AS s
-JOIN rollup_groups AS g ON g.group_id = s.group_id
+JOIN metamon.metric_groups AS g ON g.day = %(day)s AND g.group_id = s.group_id
+LEFT JOIN rollup_call_sums AS c ON c.quarter = s.quarter AND c.third = s.third AND c.group_id = s.group_id
 LEFT JOIN rollup_histograms AS latency
-    ON latency.metric = 'latency' AND latency.quarter = s.quarter AND latency.group_id = s.group_id
-LEFT JOIN rollup_histograms AS first_token
-    ON first_token.metric = 'time_to_first_token' AND first_token.quarter = s.quarter AND first_token.group_id = s.group_id
-LEFT JOIN rollup_histograms AS quality
-    ON quality.metric = 'quality' AND quality.quarter = s.quarter AND quality.group_id = s.group_id;
+    ON latency.metric = 'latency' AND latency.quarter = s.quarter AND latency.group_id = s.group_id;

@@ -1,6 +1,6 @@
--- Chooses the values that get rows of their own on a day: the largest of each dimension, and the watched ones.
--- Parameters: day, top. metrics/rollups.py empties metamon.metric_groups for the day before.
-INSERT INTO metamon.metric_groups (day, dimension, dimension_value)
+-- Chooses the values that get rows of their own on a day: the largest of each dimension, and the watched ones, in
+-- addition to those of the day that are there already. Parameters: day, top.
+INSERT INTO metamon.metric_groups (day, dimension, dimension_value, group_id)
 WITH counted AS (
     SELECT CASE GROUPING(tenant_id, agent_name, agent_version, mode, coalesce(response_model, request_model), prompt_version, environment, variant)
                WHEN 127 THEN 'tenant' WHEN 191 THEN 'agent' WHEN 223 THEN 'agent_version' WHEN 239 THEN 'mode' WHEN 247 THEN 'model'
@@ -18,12 +18,30 @@ WITH counted AS (
           UNION ALL
           SELECT tool_name, name FROM metamon.traces WHERE day = %(day)s AND run_type = 'tool') AS calls
     GROUP BY coalesce(tool_name, name)
-), ranked AS (
-    SELECT dimension, dimension_value, row_number() OVER (PARTITION BY dimension ORDER BY requests DESC, dimension_value) AS place
-    FROM counted
-    WHERE dimension_value IS NOT NULL
+), earlier AS (
+    SELECT dimension, dimension_value, group_id FROM metamon.metric_groups WHERE day = %(day)s
+), fresh AS (
+    SELECT c.dimension, c.dimension_value,
+           row_number() OVER (PARTITION BY c.dimension ORDER BY c.requests DESC, c.dimension_value)
+               + (SELECT count(*) FROM earlier AS e WHERE e.dimension = c.dimension AND e.dimension_value NOT IN ('(none)', '(other)'))
+               AS place
+    FROM counted AS c
+    LEFT JOIN earlier AS e ON e.dimension = c.dimension AND e.dimension_value = c.dimension_value
+    WHERE c.dimension_value IS NOT NULL AND e.dimension IS NULL AND c.dimension_value NOT IN ('(none)', '(other)')
+), chosen AS (
+    SELECT f.dimension, f.dimension_value
+    FROM fresh AS f
+    LEFT JOIN metamon.watched_groups AS w ON w.dimension = f.dimension AND w.dimension_value = f.dimension_value
+    WHERE f.place <= %(top)s OR w.dimension IS NOT NULL
+    UNION ALL
+    SELECT 'overall', '(all)' WHERE NOT EXISTS (SELECT 1 FROM earlier)
+    UNION ALL
+    SELECT dimension, dimension_value
+    FROM (VALUES ('tenant'), ('agent'), ('agent_version'), ('mode'), ('model'), ('prompt_version'), ('environment'), ('variant'), ('tool'))
+             AS d (dimension)
+    CROSS JOIN (VALUES ('(none)'), ('(other)')) AS v (dimension_value)
+    WHERE NOT EXISTS (SELECT 1 FROM earlier)
 )
-SELECT CAST(%(day)s AS date), r.dimension, r.dimension_value
-FROM ranked AS r
-LEFT JOIN metamon.watched_groups AS w ON w.dimension = r.dimension AND w.dimension_value = r.dimension_value
-WHERE r.place <= %(top)s OR w.dimension IS NOT NULL;
+SELECT CAST(%(day)s AS date), dimension, dimension_value,
+       (SELECT coalesce(max(group_id), 0) FROM earlier) + row_number() OVER (ORDER BY dimension, dimension_value)
+FROM chosen;

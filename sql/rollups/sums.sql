@@ -1,7 +1,9 @@
--- Request-level sums of five minutes by every group.
-CREATE TEMPORARY TABLE rollup_sums ON COMMIT DROP AS
+-- Request-level sums of five minutes by every group. Dimensions that go together are summed together first, as the pair
+-- first * 3000 + second (groups are numbered from 1 to 3000): version with agent, and environment with mode, which also
+-- make up the whole. That saves three passes of eight over the facts.
+CREATE TEMPORARY TABLE rollup_fine_sums ON COMMIT DROP AS
 SELECT
-    f.quarter, f.third, g.group_id,
+    f.quarter, f.third, g.pair,
     coalesce(sum(requests), 0) AS requests,
     coalesce(sum(successes), 0) AS successes,
     coalesce(sum(errors), 0) AS errors,
@@ -45,20 +47,14 @@ SELECT
     sum(total_cost) FILTER (WHERE cache_hit) AS hit_cost,
     count(total_cost) FILTER (WHERE NOT cache_hit) AS miss_priced_requests,
     sum(total_cost) FILTER (WHERE NOT cache_hit) AS miss_cost,
-    sum(tool_cost) AS tool_cost,
-    sum(retrieval_cost) AS retrieval_cost,
     sum(llm_calls) AS llm_calls,
     sum(tool_calls) AS tool_calls,
     sum(retrievals) AS retrievals,
-    count(tool_results) AS tool_results,
-    count(tool_errors) AS tool_errors,
-    count(retrieval_results) AS retrieval_results,
-    count(retrieval_errors) AS retrieval_errors,
     count(latency_seconds) - count(latency_bin) AS latency_zeros,
     count(time_to_first_token_seconds) - count(time_to_first_token_bin) AS time_to_first_token_zeros,
     count(quality_score) - count(quality_bin) AS quality_zeros
 FROM rollup_facts AS f
-CROSS JOIN LATERAL (VALUES (overall_group), (tenant_group), (agent_group), (agent_version_group), (mode_group), (model_group),
-                           (prompt_version_group), (environment_group), (variant_group), (tool_group)) AS g (group_id)
-WHERE g.group_id IS NOT NULL
-GROUP BY f.quarter, f.third, g.group_id;
+CROSS JOIN LATERAL (VALUES (CAST(tenant_group AS integer)), (agent_group * 3000 + agent_version_group), (model_group),
+                           (prompt_version_group), (environment_group * 3000 + mode_group), (variant_group), (tool_group)) AS g (pair)
+WHERE g.pair IS NOT NULL
+GROUP BY f.quarter, f.third, g.pair;

@@ -1,11 +1,11 @@
 -- Dimension tool: one row per call of a tool, in the bucket of the call's own start; a call that starts after its
 -- root's day ended is in that day's last bucket. Parameters: day, window_start, window_end, day_end.
 INSERT INTO rollup_facts (quarter, third, tool_group, latency_bin, requests, successes, errors, pending, abandoned, latency_seconds,
-                          total_cost, tool_results, tool_errors)
+                          total_cost)
 SELECT
     CAST(mod(CAST(floor(date_part('epoch', c.start_time)) AS bigint), 86400) / 900 AS smallint),
     CAST(mod(CAST(floor(date_part('epoch', c.start_time)) AS bigint), 900) / 300 AS smallint),
-    coalesce(g.group_id, (SELECT group_id FROM rollup_groups WHERE dimension = 'tool' AND dimension_value = '(other)')),
+    coalesce(g.group_id, (SELECT group_id FROM metamon.metric_groups WHERE day = %(day)s AND dimension = 'tool' AND dimension_value = '(other)')),
     metamon.histogram_bin(c.latency_seconds),
     1,
     CASE c.status WHEN 'success' THEN 1 END,
@@ -13,9 +13,7 @@ SELECT
     CASE c.status WHEN 'pending' THEN 1 END,
     CASE c.status WHEN 'abandoned' THEN 1 END,
     c.latency_seconds,
-    CAST(c.total_cost * 1000000000000 AS {money}),
-    CASE WHEN c.status IN ('success', 'error') THEN 1 END,
-    CASE c.status WHEN 'error' THEN 1 END
+    CAST(c.total_cost * 1000000000000 AS {money})
 FROM (
     SELECT least(greatest(start_time, CAST(%(day_start)s AS timestamptz)), %(day_end)s - interval '1 microsecond') AS start_time,
            tool_name, name, status, latency_seconds, total_cost
@@ -24,8 +22,9 @@ FROM (
         FROM metamon.spans WHERE day = %(day)s AND run_type = 'tool'
         UNION ALL
         SELECT start_time, tool_name, name, status, latency_seconds, total_cost
-        FROM metamon.traces WHERE day = %(day)s AND run_type = 'tool'
+        FROM metamon.traces
+        WHERE day = %(day)s AND start_time >= %(window_start)s AND start_time < %(window_end)s AND run_type = 'tool'
     ) AS calls
 ) AS c
-LEFT JOIN rollup_groups AS g ON g.dimension = 'tool' AND g.dimension_value = coalesce(c.tool_name, c.name, '(none)')
+LEFT JOIN metamon.metric_groups AS g ON g.day = %(day)s AND g.dimension = 'tool' AND g.dimension_value = coalesce(c.tool_name, c.name, '(none)')
 WHERE c.start_time >= %(window_start)s AND c.start_time < %(window_end)s;
