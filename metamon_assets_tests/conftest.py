@@ -21,7 +21,7 @@ from psycopg2 import sql
 from metamon_assets.warehouse import connect
 from metamon_assets.warehouse.migrations import migrate
 from metamon_assets.warehouse.postgres import ADMINISTRATOR, EmbeddedPostgres
-from metamon_assets.warehouse.roles import OWNER, ensure_roles
+from metamon_assets.warehouse.roles import OWNER, WRITER, ensure_roles
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TEMPLATE = "metamon"
@@ -104,5 +104,11 @@ def database_name(postgres: EmbeddedPostgres) -> Iterator[str]:
 
 @pytest.fixture
 def database(postgres: EmbeddedPostgres, database_name: str) -> str:
-    """URL of a fresh migrated database, for the role that owns it."""
-    return postgres.url(database_name)
+    """URL of a fresh migrated database, for the pipeline's role: reads and writes rows, and changes no table."""
+    return postgres.url(database_name, WRITER)
+
+
+@pytest.fixture
+def owned_database(postgres: EmbeddedPostgres, database_name: str) -> str:
+    """URL of the same database as ``database``, for the role that owns everything in it."""
+    return postgres.url(database_name, OWNER)

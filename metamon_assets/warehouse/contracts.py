@@ -142,7 +142,8 @@ def _follow(statement: str, tables: dict[str, Relation]) -> None:
             columns = (replace(column, comment=text) if column.name == found.group(3) else column for column in table.columns)
             tables[name] = replace(table, columns=tuple(columns))
     elif (found := ALTER_TABLE.fullmatch(statement)) and found.group(1) in tables:
-        tables[found.group(1)] = _altered(tables[found.group(1)], found.group(2))
+        for change in _items(found.group(2)):
+            tables[found.group(1)] = _altered(tables[found.group(1)], change)
 
 
 def _altered(table: Relation, change: str) -> Relation:

@@ -65,49 +65,49 @@ def test_a_new_database_gets_everything_once(empty: str) -> None:
     ]
 
 
-def test_a_new_migration_is_applied_alone_and_views_follow(database: str, folder: Path) -> None:
+def test_a_new_migration_is_applied_alone_and_views_follow(owned_database: str, folder: Path) -> None:
     number = len(migration_files(folder)) + 1
     (folder / "migrations" / f"{number:04d}_more.sql").write_text("ALTER TABLE metamon.traces ADD COLUMN region text;")
     pending = [f"{number:04d}_more.sql", *(file.name for file in view_files(folder))]
-    assert migrate(database, folder, dry_run=True) == pending
-    assert migrate(database, folder) == pending
+    assert migrate(owned_database, folder, dry_run=True) == pending
+    assert migrate(owned_database, folder) == pending
 
 
-def test_a_migration_that_fails_leaves_nothing_behind(database: str, folder: Path) -> None:
+def test_a_migration_that_fails_leaves_nothing_behind(owned_database: str, folder: Path) -> None:
     number = len(migration_files(folder)) + 1
     (folder / "migrations" / f"{number:04d}_good.sql").write_text("CREATE TABLE metamon.good (a int);")
     (folder / "migrations" / f"{number + 1:04d}_bad.sql").write_text("CREATE TABLE metamon.half (a int); SELECT 1 / 0;")
     with pytest.raises(MigrationError, match=rf"{number + 1:04d}_bad.sql failed and was rolled back: division by zero"):
-        migrate(database, folder)
-    assert query(database, "SELECT to_regclass('metamon.good')::text, to_regclass('metamon.half')::text") == [("metamon.good", None)]
-    assert migrate(database, folder, dry_run=True)[0] == f"{number + 1:04d}_bad.sql"
+        migrate(owned_database, folder)
+    assert query(owned_database, "SELECT to_regclass('metamon.good')::text, to_regclass('metamon.half')::text") == [("metamon.good", None)]
+    assert migrate(owned_database, folder, dry_run=True)[0] == f"{number + 1:04d}_bad.sql"
 
 
-def test_a_changed_file_is_refused(database: str, folder: Path) -> None:
+def test_a_changed_file_is_refused(owned_database: str, folder: Path) -> None:
     path = folder / "migrations" / "0001_schemas.sql"
     path.write_text(path.read_text() + "-- an afterthought\n")
     with pytest.raises(MigrationError, match=r"0001_schemas.sql was changed after it was applied"):
-        migrate(database, folder)
+        migrate(owned_database, folder)
 
 
-def test_a_missing_file_is_refused(database: str, folder: Path) -> None:
+def test_a_missing_file_is_refused(owned_database: str, folder: Path) -> None:
     last = migration_files(folder)[-1].name
     (folder / "migrations" / last).unlink()
     with pytest.raises(MigrationError, match=f"The database has {last}, which the files lack: a newer Metamon made it"):
-        migrate(database, folder)
+        migrate(owned_database, folder)
 
 
-def test_another_history_is_refused(database: str, folder: Path) -> None:
+def test_another_history_is_refused(owned_database: str, folder: Path) -> None:
     (folder / "migrations" / "0002_traces.sql").rename(folder / "migrations" / "0002_trails.sql")
     with pytest.raises(MigrationError, match=r"The database has 0002_traces.sql where the files have 0002_trails.sql"):
-        migrate(database, folder)
+        migrate(owned_database, folder)
 
 
 @pytest.mark.parametrize("name", ["0001_again.sql", "0099_gap.sql", "later.sql"])
-def test_files_out_of_order_are_refused_before_anything_is_done(database: str, folder: Path, name: str) -> None:
+def test_files_out_of_order_are_refused_before_anything_is_done(owned_database: str, folder: Path, name: str) -> None:
     (folder / "migrations" / name).write_text("SELECT 1;")
     with pytest.raises(MigrationError, match=r"migrations are named NNNN_name.sql, without gaps"):
-        migrate(database, folder)
+        migrate(owned_database, folder)
 
 
 def test_two_at_once_apply_everything_once(empty: str) -> None:
@@ -124,25 +124,25 @@ def migrate_all() -> list[str]:
     return [file.name for file in (*migration_files(sql_folder()), *view_files(sql_folder()))]
 
 
-def test_changed_views_are_replaced_also_when_a_column_goes(postgres: EmbeddedPostgres, database: str, folder: Path) -> None:
+def test_changed_views_are_replaced_also_when_a_column_goes(postgres: EmbeddedPostgres, owned_database: str, folder: Path) -> None:
     path = folder / "views" / "records.sql"
     path.write_text(path.read_text().replace("metadata, observed_time", "observed_time"))
-    assert migrate(database, folder) == ["views/records.sql"]
-    assert query(database, "SELECT count(*) FROM pg_attribute WHERE attrelid = 'analytics.events'::regclass AND attname = 'metadata'") == [
-        (0,)
-    ]
-    assert migrate(database, folder) == []
-    assert query(database, f"SELECT has_table_privilege('{ANALYST}', 'analytics.events', 'SELECT')") == [(True,)]
+    assert migrate(owned_database, folder) == ["views/records.sql"]
+    assert query(
+        owned_database, "SELECT count(*) FROM pg_attribute WHERE attrelid = 'analytics.events'::regclass AND attname = 'metadata'"
+    ) == [(0,)]
+    assert migrate(owned_database, folder) == []
+    assert query(owned_database, f"SELECT has_table_privilege('{ANALYST}', 'analytics.events', 'SELECT')") == [(True,)]
 
 
-def test_a_view_of_somebody_on_ours_is_named_and_kept(database: str, folder: Path) -> None:
-    query(database, "CREATE SCHEMA theirs")
-    query(database, "CREATE VIEW theirs.own AS SELECT metadata FROM analytics.events")
+def test_a_view_of_somebody_on_ours_is_named_and_kept(owned_database: str, folder: Path) -> None:
+    query(owned_database, "CREATE SCHEMA theirs")
+    query(owned_database, "CREATE VIEW theirs.own AS SELECT metadata FROM analytics.events")
     path = folder / "views" / "records.sql"
     path.write_text(path.read_text().replace("metadata, observed_time", "observed_time"))
     with pytest.raises(MigrationError, match=r"view theirs.own depends on view (analytics\.)?events"):
-        migrate(database, folder)
-    assert query(database, "SELECT * FROM theirs.own") == []
+        migrate(owned_database, folder)
+    assert query(owned_database, "SELECT * FROM theirs.own") == []
 
 
 def test_everything_is_made_by_the_owner_whoever_connects(empty: str) -> None:

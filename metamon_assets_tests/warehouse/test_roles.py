@@ -69,9 +69,9 @@ def refused(connection: Connection, query: str) -> None:
 
 
 @pytest.fixture
-def filled(database: str) -> str:
+def filled(owned_database: str) -> str:
     """A database with a trace that has a payload, a rejected row and rollups of two tenants."""
-    with session(database) as connection, connection, connection.cursor() as cursor:
+    with session(owned_database) as connection, connection, connection.cursor() as cursor:
         for table in ("traces", "payloads", "five_minute_metrics", "fifteen_minute_metrics", "unit_daily"):
             cursor.execute("SELECT metamon.ensure_partition(%s, '2026-08-22')", (table,))
         cursor.execute(
@@ -93,7 +93,7 @@ def filled(database: str) -> str:
         for tenant in ("acme", "globex"):
             for table in ROLLUPS:
                 _insert_rollup(cursor, table, tenant)
-    return database
+    return owned_database
 
 
 def _insert_rollup(cursor: Cursor, table: str, tenant: str) -> None:
@@ -150,8 +150,8 @@ def test_every_relation_has_exactly_the_privileges_of_the_matrix(filled: str) ->
         assert wrong == []
 
 
-def test_column_privileges_are_the_named_ones_only(database: str) -> None:
-    with session(database) as connection:
+def test_column_privileges_are_the_named_ones_only(owned_database: str) -> None:
+    with session(owned_database) as connection:
         granted = rows(
             connection,
             "SELECT c.oid::regclass::text, a.attname, a.attacl::text FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid "
@@ -166,8 +166,8 @@ def test_column_privileges_are_the_named_ones_only(database: str) -> None:
         assert len(granted) == columns - 1, "a new column of quarantine.rejected_rows must be granted or refused in 0004_access.sql"
 
 
-def test_schema_and_database_privileges(database: str, database_name: str) -> None:
-    with session(database) as connection:
+def test_schema_and_database_privileges(owned_database: str, database_name: str) -> None:
+    with session(owned_database) as connection:
         schemas = {
             role: set(
                 rows(
@@ -193,8 +193,8 @@ def test_schema_and_database_privileges(database: str, database_name: str) -> No
         ]
 
 
-def test_functions_that_run_as_the_owner_are_for_the_writer_only_and_pin_their_search_path(database: str) -> None:
-    with session(database) as connection:
+def test_functions_that_run_as_the_owner_are_for_the_writer_only_and_pin_their_search_path(owned_database: str) -> None:
+    with session(owned_database) as connection:
         found = rows(
             connection,
             "SELECT p.oid::regprocedure::text, p.proconfig, "
@@ -211,8 +211,8 @@ def test_functions_that_run_as_the_owner_are_for_the_writer_only_and_pin_their_s
             assert callers == [WRITER], name
 
 
-def test_views_run_with_the_rights_of_who_asks_and_policies_cover_every_rollup(database: str) -> None:
-    with session(database) as connection:
+def test_views_run_with_the_rights_of_who_asks_and_policies_cover_every_rollup(owned_database: str) -> None:
+    with session(owned_database) as connection:
         assert (
             rows(
                 connection,
@@ -229,8 +229,8 @@ def test_views_run_with_the_rights_of_who_asks_and_policies_cover_every_rollup(d
         assert all("CURRENT_USER" in qual and "current_setting" not in qual for (qual,) in policies)
 
 
-def test_everything_belongs_to_the_owner_and_no_role_is_more_than_it_should_be(database: str) -> None:
-    with session(database) as connection:
+def test_everything_belongs_to_the_owner_and_no_role_is_more_than_it_should_be(owned_database: str) -> None:
+    with session(owned_database) as connection:
         assert (
             rows(
                 connection,
