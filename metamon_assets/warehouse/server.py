@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from metamon_assets.warehouse.connection import SQLALCHEMY_DRIVER, connect
 from metamon_assets.warehouse.migrations import migrate
 from metamon_assets.warehouse.postgres import ADMINISTRATOR, EmbeddedPostgres
-from metamon_assets.warehouse.roles import OWNER
+from metamon_assets.warehouse.roles import OWNER, WRITER
 
 if TYPE_CHECKING:
     from metamon_assets.config import Settings
@@ -77,10 +77,11 @@ def running(settings: Settings, progress: Progress = logger.info) -> Iterator[st
 
 @contextmanager
 def ready(settings: Settings, progress: Progress = logger.info) -> Iterator[str]:
-    """As ``running``, with the tables as this version needs them. Raises PostgresError, MigrationError, RolesError."""
-    with running(settings, progress) as url:
+    """The pipeline's address, of a server that runs for as long as the block lasts, with the tables as this version
+    needs them. Raises PostgresError, MigrationError, RolesError."""
+    with running(settings, progress):
         bring_up_to_date(settings, progress)
-        yield url
+        yield database_url(settings, WRITER)
 
 
 def bring_up_to_date(settings: Settings, progress: Progress = logger.info, *, dry_run: bool = False) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 from metamon_assets.config import Settings
 from metamon_assets.warehouse import connect, server
 from metamon_assets.warehouse.postgres import ADMINISTRATOR, EmbeddedPostgres
-from metamon_assets.warehouse.roles import ANALYST
+from metamon_assets.warehouse.roles import ANALYST, WRITER
 
 
 @pytest.fixture
@@ -55,8 +55,7 @@ def test_the_embedded_server_runs_while_somebody_needs_it(embedded: Settings) ->
 
 def test_a_server_of_ones_own_is_never_started_stopped_or_written_beside(own: Settings) -> None:
     with server.ready(own) as url:
-        assert own.database_url is not None
-        assert url == own.database_url.get_secret_value()
+        assert url == server.database_url(own, WRITER)
     assert not own.home.exists()
 
 
