@@ -1,7 +1,5 @@
 """Sensors over the pipeline itself: that the daemon is alive, and which runs failed."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 import dagster as dg

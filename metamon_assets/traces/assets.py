@@ -3,9 +3,7 @@
 Thin on purpose: each reads its days, calls the functions that do the work, and shows what came of it.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -95,7 +93,7 @@ def _window(entry: LedgerEntry) -> str:
     pool="postgres",
     description="One read of every source gives both the roots and their children.",
 )
-def traces_and_spans(context: dg.AssetExecutionContext, warehouse: Warehouse) -> None:
+def traces_and_spans(context: dg.AssetExecutionContext, warehouse: Warehouse) -> Iterator[dg.MaterializeResult]:
     """Roots into traces, children into spans, from every configured source."""
     entries = _ingest(context, warehouse, Kind.RUNS)
     if partitions.days_of(context)[-1] >= partitions.closed_days(datetime.now(UTC), 1)[-1]:
@@ -106,6 +104,7 @@ def traces_and_spans(context: dg.AssetExecutionContext, warehouse: Warehouse) ->
             context.log.info(str(followed))
     for table in ("traces", "spans"):
         _show(context, warehouse, table, _RUN_FIGURES.format(table=table), entries)
+        yield dg.MaterializeResult(table)
 
 
 @dg.multi_asset(

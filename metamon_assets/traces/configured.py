@@ -18,6 +18,8 @@ from metamon_assets.traces.sources.base import Kind, Source, SourceError
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
+OWN_PROJECT = "metamon"  # where Metamon's own model calls go; they never come back in as traces (IN-8)
+
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredSource:
@@ -44,7 +46,7 @@ def rules_for(connection: Connection, settings: Settings, part: Any) -> Rules:
         project=part.project,
         store_payloads=privacy.store_payloads,
         payload_limit=privacy.payload_limit,
-        exclude_projects=frozenset((*settings.exclude.projects, *part.exclude.projects)),
+        exclude_projects=frozenset((OWN_PROJECT, *settings.exclude.projects, *part.exclude.projects)),
         exclude_agents=frozenset((*settings.exclude.agents, *part.exclude.agents)),
         exclude_tags=frozenset((*settings.exclude.tags, *part.exclude.tags)),
         redactor=Redactor(off=privacy.redact_off, extra=privacy.redact_patterns) if privacy.redact else Redactor.disabled(),
@@ -81,7 +83,13 @@ def open_source(connection: Connection, settings: Settings, part: Any) -> Source
     if isinstance(part, OtlpSource):
         from metamon_assets.traces.sources.otlp import OtlpSource as Otlp
 
-        return Otlp([settings.path_of(part.path)], project=part.project, attributes=_mapping(settings, part.map), name=part.source)
+        return Otlp(
+            [settings.path_of(part.path)],
+            project=part.project,
+            attributes=_mapping(settings, part.map),
+            catalogue=read_catalogue(connection, part.source, part.project),
+            name=part.source,
+        )
     if isinstance(part, LangSmithExportSource):
         from metamon_assets.traces.sources.langsmith_export import LangSmithExportSource as Export
 
@@ -104,7 +112,7 @@ def open_source(connection: Connection, settings: Settings, part: Any) -> Source
 def _open_files(connection: Connection, settings: Settings, part: FilesSource) -> Source:
     from metamon_assets.traces.sources import files, mapping
 
-    found = part.map if part.map is None else mapping.load(settings.path_of(part.map) if _is_path(part.map) else part.map)
+    found = None if part.map is None else mapping.load(settings.path_of(part.map) if _is_path(part.map) else part.map)
     return files.FilesSource(
         [settings.path_of(part.path)],
         project=part.project,

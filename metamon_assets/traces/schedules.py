@@ -1,7 +1,5 @@
 """When the day before is ingested: at 00:15 UTC, together with the days before it that sources may still change."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from metamon_assets import partitions
@@ -9,15 +7,15 @@ from metamon_assets import partitions
 REREAD_DAYS = 3  # runs are patched and arrive late; feedback gets its own day and its own refresh
 
 
-def daily_schedule(job: dg.UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
-    """The daily schedule of ``job``: yesterday first, then the days before it.
+def daily_schedule(job_name: str) -> dg.ScheduleDefinition:
+    """The daily schedule of a job: yesterday first, then the days before it.
 
     The keys are spelled out, since a schedule made from the partitions would ask for today, which has just begun.
     """
 
     @dg.schedule(
         name="daily_at_00_15",
-        job=job,
+        job_name=job_name,
         cron_schedule="15 0 * * *",
         execution_timezone="UTC",
         description="Reads and computes the day that has just ended, and reads the two days before it again for what came late.",

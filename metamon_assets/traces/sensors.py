@@ -1,7 +1,5 @@
 """Late data: days that a reading changed outside the run that would have computed them again (IN-6)."""
 
-from __future__ import annotations
-
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -25,7 +23,7 @@ _LATE = """
     GROUP BY l.ledger_id ORDER BY l.ledger_id"""
 
 
-def late_days(connection: Connection, cursor_position: int, limit: int = DAYS_PER_TICK) -> tuple[dict[date, int], int]:
+def late_days(connection: "Connection", cursor_position: int, limit: int = DAYS_PER_TICK) -> tuple[dict[date, int], int]:
     """Days changed by readings after ``cursor_position``, each with the last reading that changed it; and the new position.
 
     At most about ``limit`` days; the position never passes a reading whose days were not given.
@@ -46,12 +44,12 @@ def late_days(connection: Connection, cursor_position: int, limit: int = DAYS_PE
     return found, max(end, cursor_position)
 
 
-def late_data_sensor(job: dg.UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
-    """A sensor that computes again, with ``job``, what rests on days that changed late."""
+def late_data_sensor(job_name: str) -> dg.SensorDefinition:
+    """A sensor that computes again, with a job, what rests on days that changed late."""
 
     @dg.sensor(
         name="late_data",
-        job=job,
+        job_name=job_name,
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Computes the metrics of a day again when rows of it arrived or changed after they were computed.",

@@ -6,8 +6,6 @@ one result only, so the verdict of each day is reported on its own as well, and 
 for it and nothing else.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -79,7 +77,7 @@ def day_check(
 def shape_check(table: str, query: str, suite: Sequence[Between]) -> dg.AssetChecksDefinition:
     """A blocking check that each day's figures meet the suite."""
 
-    def evaluate(connection: Connection, days: list[date]) -> dict[date, Verdict]:
+    def evaluate(connection: "Connection", days: list[date]) -> dict[date, Verdict]:
         failed = failures(profile(connection, query, days), suite)
         return {day: Verdict(day not in failed, "; ".join(map(str, failed.get(day, ()))), {"expectations": len(suite)}) for day in days}
 
@@ -103,7 +101,7 @@ def sql_check(
 ) -> dg.AssetChecksDefinition:
     """A check in SQL: each row of ``query`` is a finding (day, text) and fails its day. Takes %(days)s and %(now)s."""
 
-    def evaluate(connection: Connection, days: list[date]) -> dict[date, Verdict]:
+    def evaluate(connection: "Connection", days: list[date]) -> dict[date, Verdict]:
         with connection, connection.cursor() as cursor:
             cursor.execute(query, {"days": days, "now": datetime.now(UTC)})
             findings: dict[date, list[str]] = {}

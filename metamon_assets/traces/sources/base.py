@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
@@ -102,6 +102,24 @@ class Source(Protocol):
 
     def count(self, window: Window) -> SourceCount:
         """The source's own figures for the window; empty when it offers none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """The days (UTC, both inclusive) that a part of a source covers, and whether it was read before as it is now."""
+
+    first: date
+    last: date
+    unread: bool
+
+
+@runtime_checkable
+class TellsHoldings(Protocol):
+    """A source that can say which days it has something for, as files can."""
+
+    def holdings(self) -> Iterator[Holding]:
+        """Each file's days. Raises SourceError for a path that is missing or cannot be read."""
         ...
 
 

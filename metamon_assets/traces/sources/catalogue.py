@@ -6,7 +6,7 @@ entries (metamon.source_files) is ingest's business.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metamon_assets.traces.sources import reading
-from metamon_assets.traces.sources.base import Batch, Kind, Window
+from metamon_assets.traces.sources.base import Batch, Holding, Kind, Window
 from metamon_assets.traces.sources.conversion import TIMES
 from metamon_assets.traces.sources.reading import SourceFile
 
@@ -76,6 +76,21 @@ class Catalogue:
             yield batch
         key = self._key(file, kind)
         self.read[key] = CatalogueEntry(key[0], kind, file.size, file.modified, first, last, rows)
+
+    def holding(self, file: SourceFile, kind: Kind, batches: Callable[[], Iterable[Batch]]) -> Holding | None:
+        """The days of a file: by its name, by what is known of it, or by reading it; None when it has no times."""
+        key = self._key(file, kind)
+        entry = self.read.get(key) or self.known.get(key)
+        unread = entry is None or (entry.size, entry.modified) != (file.size, file.modified)
+        if day := reading.day_of_name(file.relative):
+            return Holding(day, day, unread)
+        if unread:
+            for _ in self.noting(file, kind, batches()):
+                pass
+            entry = self.read[key]
+        if entry is None or entry.first is None or entry.last is None:
+            return None
+        return Holding(entry.first.date(), entry.last.date(), unread)
 
     def _key(self, file: SourceFile, kind: Kind) -> tuple[str, Kind]:
         return (f"{file.path} mapping {self.fingerprint}" if self.fingerprint else str(file.path), kind)

@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 
 from metamon_assets.traces import columns
 from metamon_assets.traces.sources import reading
-from metamon_assets.traces.sources.base import Batch, Kind, Reject, SourceCount, SourceError, Window
+from metamon_assets.traces.sources.base import Batch, Holding, Kind, Reject, SourceCount, SourceError, Window
 from metamon_assets.traces.sources.catalogue import BATCH_ROWS, Catalogue, CatalogueEntry, Entries, gathered
 from metamon_assets.traces.sources.conversion import (
     DERIVED,
@@ -100,6 +100,13 @@ class FilesSource:
     def catalogue_entries(self) -> list[CatalogueEntry]:
         """One entry for each file that was read to its end since this source was made."""
         return list(self._files.read.values())
+
+    def holdings(self) -> Iterator[Holding]:
+        """Which days each file has rows for; a file that tells neither by its name nor by the catalogue is read."""
+        for file in reading.find_files(self.paths, SUFFIXES):
+            kind = self.kind_of(file)
+            if found := self._files.holding(file, kind, lambda file=file, kind=kind: self._read_file(file, kind, None)):
+                yield found
 
     def kind_of(self, file: SourceFile) -> Kind:
         """What the file holds, by the mapping or by its name."""

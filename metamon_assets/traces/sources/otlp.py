@@ -32,7 +32,7 @@ import pyarrow as pa
 
 from metamon_assets.traces import columns
 from metamon_assets.traces.sources import reading
-from metamon_assets.traces.sources.base import Batch, Kind, Reject, SourceCount, SourceError, Window
+from metamon_assets.traces.sources.base import Batch, Holding, Kind, Reject, SourceCount, SourceError, Window
 from metamon_assets.traces.sources.catalogue import Catalogue, CatalogueEntry, Entries, gathered
 from metamon_assets.traces.sources.conventions import (
     CHUNK_EVENTS,
@@ -136,6 +136,12 @@ class OtlpSource:
     def count(self, window: Window) -> SourceCount:
         """Files keep no count of their own."""
         return SourceCount()
+
+    def holdings(self) -> Iterator[Holding]:
+        """Which days each file has runs for; a file that tells neither by its name nor by the catalogue is read."""
+        for file in reading.find_files(self.paths, SUFFIXES):
+            if found := self._files.holding(file, Kind.RUNS, lambda file=file: self._batches(file, Kind.RUNS)):
+                yield found
 
     def catalogue_entries(self) -> list[CatalogueEntry]:
         """One entry for each file that was read to its end since this source was made."""

@@ -1,0 +1,84 @@
+"""The jobs: which assets are computed together, and running one in this process for some days.
+
+``metamon run`` and tests use the latter; the daemon launches the same jobs in processes of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import date
+
+import dagster as dg
+
+from metamon_assets import partitions
+from metamon_assets.errors import MetamonError
+from metamon_assets.metrics.assets import GROUP as METRICS
+
+DAILY = "daily"
+REFRESH_METRICS = "refresh_metrics"
+LAST_ASSET = "daily_metrics"  # what everything else of a day leads to
+
+daily = dg.define_asset_job(
+    DAILY,
+    selection=dg.AssetSelection.all(),
+    partitions_def=partitions.daily,
+    description="Everything that follows from a day's input: read it, check it, compute what it adds up to.",
+)
+refresh_metrics = dg.define_asset_job(
+    REFRESH_METRICS,
+    selection=dg.AssetSelection.groups(METRICS),
+    partitions_def=partitions.daily,
+    description="Computes a day's metrics again from the rows that are here, without reading any source.",
+)
+
+
+class JobError(MetamonError):
+    """A run of a job failed; the message says which step and why."""
+
+
+def instance() -> dg.DagsterInstance:
+    """Dagster's instance of DAGSTER_HOME; a context manager."""
+    return dg.DagsterInstance.get()
+
+
+def computed_days(instance: dg.DagsterInstance) -> frozenset[date]:
+    """The days whose last asset is there."""
+    return frozenset(date.fromisoformat(key) for key in instance.get_materialized_partitions(dg.AssetKey(LAST_ASSET)))
+
+
+def chunks(days: Sequence[date], most: int = partitions.MAX_DAYS_PER_RUN) -> Iterator[list[date]]:
+    """``days`` in runs of neighbours, at most ``most`` of them together, as a backfill would split them."""
+    chunk: list[date] = []
+    for day in sorted(days):
+        if chunk and (len(chunk) == most or day.toordinal() != chunk[-1].toordinal() + 1):
+            yield chunk
+            chunk = []
+        chunk.append(day)
+    if chunk:
+        yield chunk
+
+
+def execute(definitions: dg.Definitions, instance: dg.DagsterInstance, job: str, days: Sequence[date]) -> str:
+    """Run ``job`` for consecutive days in this process; gives the run's id. Raises JobError when a step fails."""
+    first, last = partitions.key_of(days[0]), partitions.key_of(days[-1])
+    resolved = definitions.resolve_job_def(job)
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    if len(days) == 1:
+        result = resolved.execute_in_process(instance=instance, partition_key=first, run_config=quiet, raise_on_error=False)
+    else:
+        tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+        result = resolved.execute_in_process(instance=instance, tags=tags, run_config=quiet, raise_on_error=False)
+    if not result.success:
+        raise JobError(f"{job} failed for {first}{f' to {last}' if last != first else ''} (run {result.run_id}):\n{_reasons(result)}")
+    return result.run_id
+
+
+def _reasons(result: dg.ExecuteInProcessResult) -> str:
+    reasons = []
+    for event in result.all_events:
+        if event.is_step_failure and event.step_failure_data.error:
+            error = event.step_failure_data.error
+            while error.cause is not None:
+                error = error.cause
+            reasons.append(f"  {event.step_key}: {error.message.strip()}")
+    return "\n".join(reasons) or "  no step says why; see the run in the Dagster UI"
