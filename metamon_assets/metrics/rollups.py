@@ -45,10 +45,9 @@ TOP = 50  # values of a dimension that have rows of their own
 MOST_GROUPS = 3_000  # groups are numbered by small integers
 _WORK_MEMORY = "192MB"
 _HAS_CALL_COSTS = (
-    "SELECT EXISTS (SELECT FROM metamon.spans WHERE day = %(day)s AND total_cost IS NOT NULL"
+    "SELECT EXISTS (SELECT FROM rollup_facts WHERE call_type IS NOT NULL AND total_cost IS NOT NULL)"
+    " OR EXISTS (SELECT FROM metamon.spans WHERE day = %(day)s AND total_cost IS NOT NULL"
     " AND run_type IN ('tool', 'retriever', 'embedding', 'reranker'))"
-    " OR EXISTS (SELECT FROM metamon.traces WHERE day = %(day)s AND total_cost IS NOT NULL"
-    " AND run_type IN ('tool', 'retriever', 'embedding', 'reranker') AND start_time >= %(window_start)s AND start_time < %(window_end)s)"
 )
 NARROW = {"money": "bigint", "tokens": "integer"}
 WIDE = {"money": "numeric(38, 0)", "tokens": "bigint"}
@@ -101,6 +100,8 @@ def refresh_buckets(connection: Connection, start: datetime, end: datetime, now:
     for day in _days(start, end):
         window = (max(start, _midnight(day)), min(end, _midnight(day + timedelta(days=1))))
         with _locked(connection, day):
+            with connection, connection.cursor() as cursor:
+                _ensure_partitions(cursor, day)
             _transaction(connection, lambda cursor, day=day: _choose_groups(cursor, day, top, again=False))
             total += _buckets_transaction(connection, day, *window, now)
     return total
@@ -125,24 +126,26 @@ def refresh_days(
 
 def _refresh_day(connection: Connection, second: Connection | None, day: date, now: datetime, top: int) -> Refreshed:
     start, noon, end = _midnight(day), _midnight(day) + timedelta(hours=12), _midnight(day + timedelta(days=1))
-    _transaction(connection, lambda cursor: (_ensure_partitions(cursor, day), Refreshed())[1])
-    units: dict[str, Callable[[Connection], Refreshed]] = {
-        unit: lambda one, unit=unit: _transaction(one, lambda cursor: _replace_units(cursor, day, unit)) for unit in ("user", "conversation")
-    }
-    total = _side_by_side(
-        connection, second, lambda one: _transaction(one, lambda cursor: _choose_groups(cursor, day, top, again=True)), units["user"]
-    )
+
+    def choose(one: Connection) -> Refreshed:
+        return _transaction(one, lambda cursor: _choose_groups(cursor, day, top, again=True))
+
+    def units(unit: str) -> Callable[[Connection], Refreshed]:
+        return lambda one: _transaction(one, lambda cursor: _replace_units(cursor, day, unit))
+
+    def buckets(first: datetime, last: datetime) -> Callable[[Connection], Refreshed]:
+        return lambda one: _buckets_transaction(one, day, first, last, now)
+
+    with connection, connection.cursor() as cursor:
+        _ensure_partitions(cursor, day)
     if second is None:
-        total += _buckets_transaction(connection, day, start, end, now)
-    else:
-        total += _side_by_side(
-            connection,
-            second,
-            lambda one: _buckets_transaction(one, day, start, noon, now),
-            lambda one: _buckets_transaction(one, day, noon, end, now),
-        )
-    total += units["conversation"](connection)
-    return total + _transaction(connection, lambda cursor: _replace_daily(cursor, day))
+        total = choose(connection) + units("user")(connection) + units("conversation")(connection) + buckets(start, end)(connection)
+        return total + _transaction(connection, lambda cursor: _prepare_daily(cursor, day) + _replace_daily(cursor, day))
+    total = _side_by_side(connection, second, choose, units("user"))
+    total += _side_by_side(connection, second, buckets(start, noon), buckets(noon, end))
+    with _prepared(second) as cursor:
+        total += _side_by_side(connection, second, units("conversation"), lambda _: _prepare_daily(cursor, day))
+        return total + _replace_daily(cursor, day)
 
 
 # --- steps: each runs in a transaction of the caller ----------------------------------------------------------
@@ -152,7 +155,6 @@ def _choose_groups(cursor: Cursor, day: date, top: int, again: bool) -> Refreshe
     """Choose the day's groups; unless ``again``, those chosen before stay and new values join while there is room."""
     if not 1 <= top * len(DIMENSIONS) <= MOST_GROUPS:
         raise ValueError(f"top must be between 1 and {MOST_GROUPS // len(DIMENSIONS)}, not {top}.")
-    _ensure_partitions(cursor, day)
     if again:
         cursor.execute("DELETE FROM metamon.metric_groups WHERE day = %s", (day,))
     _run(cursor, "groups", {"day": day, "top": top})
@@ -177,7 +179,7 @@ def _replace_buckets(cursor: Cursor, day: date, start: datetime, end: datetime, 
     cursor.execute(_HAS_CALL_COSTS, parameters)
     if cursor.fetchone() == (True,):
         _run(cursor, "call_costs", parameters, **formats)
-    for step in ("sums", "group_sums", "call_sums", "histogram_table"):
+    for step in ("sums", "group_sums", "call_sums", "bucket_tables"):
         _run(cursor, step, parameters)
     for metric, (step, dimensions) in HISTOGRAMS.items():
         for dimension in dimensions:
@@ -195,11 +197,23 @@ def _replace_units(cursor: Cursor, day: date, unit: str) -> Refreshed:
     return Refreshed(unit_rows=_run(cursor, "units", {"day": day, "unit_type": unit}, unit=sql.Identifier(f"{unit}_id")))
 
 
-def _replace_daily(cursor: Cursor, day: date) -> Refreshed:
-    parameters = {"day": day}
-    cursor.execute("DELETE FROM metamon.daily_metrics WHERE day = %s", (day,))
-    for step in ("distinct", "feedback", "reasons"):
+def _prepare_daily(cursor: Cursor, day: date) -> Refreshed:
+    """Everything of the daily rows that does not wait for the conversations, into temporary tables."""
+    from psycopg2 import sql
+
+    parameters = {"day": day, "unit_type": "user"}
+    for step in ("day_tables", "distinct", "feedback", "reasons"):
         _run(cursor, step, parameters)
+    for metric in HISTOGRAMS:
+        names = {"metric_name": sql.Literal(metric), "bins": sql.Identifier(f"{metric}_bins"), "counts": sql.Identifier(f"{metric}_counts")}
+        _run(cursor, "day_histograms", parameters, **names)
+    return Refreshed()
+
+
+def _replace_daily(cursor: Cursor, day: date) -> Refreshed:
+    parameters = {"day": day, "unit_type": "conversation"}
+    _run(cursor, "distinct", parameters)
+    cursor.execute("DELETE FROM metamon.daily_metrics WHERE day = %s", (day,))
     return Refreshed(daily_rows=_run(cursor, "days", parameters))
 
 
@@ -225,11 +239,18 @@ def _buckets_transaction(connection: Connection, day: date, start: datetime, end
         return _transaction(connection, lambda cursor: _replace_buckets(cursor, day, start, end, now, WIDE))
 
 
-def _transaction(connection: Connection, work: Callable[[Cursor], Refreshed]) -> Refreshed:
+@contextmanager
+def _prepared(connection: Connection) -> Iterator[Cursor]:
+    """A cursor in a transaction of its own, with the memory that rollups take."""
     with connection, connection.cursor() as cursor:
         cursor.execute(f"SET LOCAL work_mem = '{_WORK_MEMORY}'")
-        # Every join here is of many rows with few; a nested loop is only ever chosen by a wrong guess about expressions.
+        # Every join here is of many rows with few; merging would sort the many.
         cursor.execute("SET LOCAL enable_mergejoin = off")
+        yield cursor
+
+
+def _transaction(connection: Connection, work: Callable[[Cursor], Refreshed]) -> Refreshed:
+    with _prepared(connection) as cursor:
         return work(cursor)
 
 

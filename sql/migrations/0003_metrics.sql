@@ -261,17 +261,15 @@ CREATE TABLE metamon.unit_daily (
     tasks_completed bigint NOT NULL,
     latency_count bigint NOT NULL,
     latency_sum double precision,
-    latency_sum_squares double precision,
     quality_count bigint NOT NULL,
     quality_sum double precision,
-    quality_sum_squares double precision,
     total_tokens bigint,
     priced_requests bigint NOT NULL,
     total_cost numeric(26, 12),
     first_start_time timestamptz NOT NULL,
     last_start_time timestamptz NOT NULL
 ) PARTITION BY RANGE (day);
-COMMENT ON TABLE metamon.unit_daily IS 'Sums by user and by conversation: one row per day, unit, tenant, agent and variant. Users span buckets and requests of one user resemble each other, so distinct counts, ratio metrics and tests start from here. Traces without the unit are in no row.';
+COMMENT ON TABLE metamon.unit_daily IS 'Sums by user and by conversation: one row per day, unit, tenant, agent and variant. Users span buckets and requests of one user resemble each other, so distinct counts, ratio metrics and clustered tests start from here (they take squares and products of these sums). Traces without the unit are in no row.';
 COMMENT ON COLUMN metamon.unit_daily.day IS 'Partition key: UTC day of the traces.';
 COMMENT ON COLUMN metamon.unit_daily.unit_type IS 'user or conversation.';
 COMMENT ON COLUMN metamon.unit_daily.unit_id IS 'user_id or conversation_id; together with tenant_id it names one unit.';
@@ -286,10 +284,8 @@ COMMENT ON COLUMN metamon.unit_daily.tasks_known IS 'Of them that say whether th
 COMMENT ON COLUMN metamon.unit_daily.tasks_completed IS 'Of them whose task was completed.';
 COMMENT ON COLUMN metamon.unit_daily.latency_count IS 'Of them with a known latency.';
 COMMENT ON COLUMN metamon.unit_daily.latency_sum IS 'Sum of latency_seconds.';
-COMMENT ON COLUMN metamon.unit_daily.latency_sum_squares IS 'Sum of the squares of latency_seconds.';
 COMMENT ON COLUMN metamon.unit_daily.quality_count IS 'Of them with a quality score.';
 COMMENT ON COLUMN metamon.unit_daily.quality_sum IS 'Sum of quality_score.';
-COMMENT ON COLUMN metamon.unit_daily.quality_sum_squares IS 'Sum of the squares of quality_score.';
 COMMENT ON COLUMN metamon.unit_daily.total_tokens IS 'Sum of total_tokens; NULL when none is known.';
 COMMENT ON COLUMN metamon.unit_daily.priced_requests IS 'Of them with a cost.';
 COMMENT ON COLUMN metamon.unit_daily.total_cost IS 'US dollars of the priced traces; NULL when none is priced.';

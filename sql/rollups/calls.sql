@@ -1,5 +1,5 @@
--- What spans tell about their traces: tool calls and retrievals that ended or failed. A call counts in the bucket and the
--- groups of its trace. Parameters: day, window_start, window_end.
+-- What calls tell about their traces: tool calls and retrievals that ended or failed. A call counts in the bucket and the
+-- groups of its trace; a root that is itself a call counts too. Parameters: day.
 CREATE TEMPORARY TABLE rollup_calls ON COMMIT DROP AS
 SELECT f.quarter, f.third, f.overall_group, f.tenant_group, f.agent_group, f.agent_version_group, f.mode_group, f.model_group,
        f.prompt_version_group, f.environment_group, f.variant_group,
@@ -9,14 +9,17 @@ SELECT f.quarter, f.third, f.overall_group, f.tenant_group, f.agent_group, f.age
        CASE WHEN c.run_type = 'retriever' AND c.status = 'error' THEN CAST(1 AS smallint) END AS retrieval_errors,
        CAST(NULL AS {money}) AS tool_cost,
        CAST(NULL AS {money}) AS retrieval_cost
-FROM (
-    SELECT source, project, trace_id, run_type, status
-    FROM metamon.spans
-    WHERE day = %(day)s AND run_type IN ('tool', 'retriever') AND status IN ('success', 'error')
-    UNION ALL
-    SELECT source, project, trace_id, run_type, status
-    FROM metamon.traces
-    WHERE day = %(day)s AND start_time >= %(window_start)s AND start_time < %(window_end)s
-      AND run_type IN ('tool', 'retriever') AND status IN ('success', 'error')
-) AS c
-JOIN rollup_facts AS f ON f.trace_id = c.trace_id AND f.project = c.project AND f.source = c.source;
+FROM metamon.spans AS c
+JOIN rollup_facts AS f ON f.trace_id = c.trace_id AND f.project = c.project AND f.source = c.source
+WHERE c.day = %(day)s AND c.run_type IN ('tool', 'retriever') AND c.status IN ('success', 'error')
+UNION ALL
+SELECT quarter, third, overall_group, tenant_group, agent_group, agent_version_group, mode_group, model_group,
+       prompt_version_group, environment_group, variant_group,
+       CASE WHEN call_type = 'tool' THEN 1 END,
+       CASE WHEN call_type = 'tool' THEN errors END,
+       CASE WHEN call_type = 'retriever' THEN 1 END,
+       CASE WHEN call_type = 'retriever' THEN errors END,
+       NULL,
+       NULL
+FROM rollup_facts
+WHERE call_type IN ('tool', 'retriever') AND (successes = 1 OR errors = 1);

@@ -11,30 +11,7 @@ INSERT INTO metamon.daily_metrics (
     tool_errors, retrieval_results, retrieval_errors, latency_zeros, time_to_first_token_zeros, quality_zeros,
     latency_bins, latency_counts, time_to_first_token_bins, time_to_first_token_counts, quality_bins, quality_counts,
     users, conversations, rated_requests, feedback_count, feedback, error_types, degradation_reasons, warning_types)
-WITH numbered AS (
-    SELECT g.group_id, latency_bins, latency_counts, time_to_first_token_bins, time_to_first_token_counts, quality_bins, quality_counts
-    FROM metamon.fifteen_minute_metrics AS m
-    JOIN metamon.metric_groups AS g ON g.day = m.day AND g.dimension = m.dimension AND g.dimension_value = m.dimension_value
-    WHERE m.day = %(day)s
-), latency AS (
-    SELECT group_id, array_agg(bin ORDER BY bin) AS bins, array_agg(n ORDER BY bin) AS counts
-    FROM (SELECT group_id, bin, CAST(sum(n) AS integer) AS n
-          FROM numbered CROSS JOIN LATERAL unnest(latency_bins, latency_counts) AS entry (bin, n)
-          GROUP BY group_id, bin) AS merged
-    GROUP BY group_id
-), first_token AS (
-    SELECT group_id, array_agg(bin ORDER BY bin) AS bins, array_agg(n ORDER BY bin) AS counts
-    FROM (SELECT group_id, bin, CAST(sum(n) AS integer) AS n
-          FROM numbered CROSS JOIN LATERAL unnest(time_to_first_token_bins, time_to_first_token_counts) AS entry (bin, n)
-          GROUP BY group_id, bin) AS merged
-    GROUP BY group_id
-), quality AS (
-    SELECT group_id, array_agg(bin ORDER BY bin) AS bins, array_agg(n ORDER BY bin) AS counts
-    FROM (SELECT group_id, bin, CAST(sum(n) AS integer) AS n
-          FROM numbered CROSS JOIN LATERAL unnest(quality_bins, quality_counts) AS entry (bin, n)
-          GROUP BY group_id, bin) AS merged
-    GROUP BY group_id
-), sums AS (
+WITH sums AS (
     SELECT dimension, dimension_value,
            sum(requests) AS requests, sum(successes) AS successes, sum(errors) AS errors, sum(pending) AS pending,
            sum(abandoned) AS abandoned, sum(degraded_known) AS degraded_known, sum(degraded) AS degraded,
@@ -75,15 +52,16 @@ SELECT
     s.miss_cost, s.tool_cost, s.retrieval_cost, s.llm_calls, s.tool_calls, s.retrievals, s.tool_results, s.tool_errors,
     s.retrieval_results, s.retrieval_errors, s.latency_zeros, s.time_to_first_token_zeros, s.quality_zeros,
     latency.bins, latency.counts, first_token.bins, first_token.counts, quality.bins, quality.counts,
-    CASE WHEN s.dimension IN ('overall', 'tenant', 'agent', 'variant') THEN coalesce(u.users, 0) END,
-    CASE WHEN s.dimension IN ('overall', 'tenant', 'agent', 'variant') THEN coalesce(u.conversations, 0) END,
+    CASE WHEN s.dimension IN ('overall', 'tenant', 'agent', 'variant') THEN coalesce(u.units, 0) END,
+    CASE WHEN s.dimension IN ('overall', 'tenant', 'agent', 'variant') THEN coalesce(c.units, 0) END,
     coalesce(f.rated_requests, 0), coalesce(f.feedback_count, 0), coalesce(f.feedback, '{}'),
     coalesce(r.error_types, '{}'), coalesce(r.degradation_reasons, '{}'), coalesce(r.warning_types, '{}')
 FROM sums AS s
 JOIN metamon.metric_groups AS g ON g.day = %(day)s AND g.dimension = s.dimension AND g.dimension_value = s.dimension_value
-LEFT JOIN latency ON latency.group_id = g.group_id
-LEFT JOIN first_token ON first_token.group_id = g.group_id
-LEFT JOIN quality ON quality.group_id = g.group_id
-LEFT JOIN rollup_distinct AS u ON u.group_id = g.group_id
+LEFT JOIN rollup_day_histograms AS latency ON latency.metric = 'latency' AND latency.group_id = g.group_id
+LEFT JOIN rollup_day_histograms AS first_token ON first_token.metric = 'time_to_first_token' AND first_token.group_id = g.group_id
+LEFT JOIN rollup_day_histograms AS quality ON quality.metric = 'quality' AND quality.group_id = g.group_id
+LEFT JOIN rollup_distinct AS u ON u.unit_type = 'user' AND u.group_id = g.group_id
+LEFT JOIN rollup_distinct AS c ON c.unit_type = 'conversation' AND c.group_id = g.group_id
 LEFT JOIN rollup_feedback AS f ON f.group_id = g.group_id
 LEFT JOIN rollup_reasons AS r ON r.group_id = g.group_id;

@@ -24,6 +24,7 @@ FROM (
         SELECT start_time, tool_name, name, status, latency_seconds, total_cost
         FROM metamon.traces
         WHERE day = %(day)s AND start_time >= %(window_start)s AND start_time < %(window_end)s AND run_type = 'tool'
+          AND EXISTS (SELECT 1 FROM rollup_facts WHERE call_type = 'tool')
     ) AS calls
 ) AS c
 LEFT JOIN metamon.metric_groups AS g ON g.day = %(day)s AND g.dimension = 'tool' AND g.dimension_value = coalesce(c.tool_name, c.name, '(none)')

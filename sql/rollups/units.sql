@@ -1,8 +1,7 @@
 -- Sums by unit of one type, straight from the traces. {unit} is user_id or conversation_id. Parameters: day, unit_type.
 INSERT INTO metamon.unit_daily (
     day, unit_type, unit_id, tenant_id, agent_name, variant, requests, successes, errors, degraded, tasks_known, tasks_completed,
-    latency_count, latency_sum, latency_sum_squares, quality_count, quality_sum, quality_sum_squares, total_tokens, priced_requests,
-    total_cost, first_start_time, last_start_time)
+    latency_count, latency_sum, quality_count, quality_sum, total_tokens, priced_requests, total_cost, first_start_time, last_start_time)
 SELECT
     CAST(%(day)s AS date), %(unit_type)s, {unit}, tenant_id, agent_name, variant,
     count(*),
@@ -13,10 +12,8 @@ SELECT
     count(*) FILTER (WHERE task_completed),
     count(latency_seconds),
     sum(latency_seconds),
-    sum(latency_seconds * latency_seconds),
     count(quality_score),
     sum(quality_score),
-    sum(quality_score * quality_score),
     sum(total_tokens),
     count(total_cost),
     sum(total_cost),

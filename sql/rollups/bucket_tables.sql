@@ -1,4 +1,4 @@
--- Where histograms.sql puts its rows.
+-- Where histograms.sql and histograms_fifteen.sql put their rows; the numbered arrays are those of the three five minutes.
 CREATE TEMPORARY TABLE rollup_histograms (
     metric text, quarter smallint, group_id smallint,
     bins smallint[], counts integer[],
