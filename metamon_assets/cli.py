@@ -327,6 +327,33 @@ def replay(settings: Settings, reason: str | None, as_json: bool) -> None:
         print_table(columns, [tuple(getattr(entry, column) for column in columns) for entry in found])
 
 
+@main.command(name="exec", context_settings={"ignore_unknown_options": True})
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@with_settings
+def execute(settings: Settings, command: tuple[str, ...]) -> None:
+    """Run a program, such as `dagster` or `dg`, with Postgres up and this home's Dagster environment.
+
+    \b
+    metamon exec dagster job list -m metamon_assets.definitions
+    """
+    import os
+    import subprocess
+    import sysconfig
+
+    from metamon_assets.supervisor import dagster_environment
+    from metamon_assets.warehouse import server
+
+    with server.ready(settings, say):
+        server.prepare_dagster_storage(settings)
+        environment = dagster_environment(settings)
+        environment["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), environment.get("PATH", "")])
+        try:
+            code = subprocess.run(command, env=environment, check=False).returncode
+        except FileNotFoundError as error:
+            raise MetamonError(f"There is no program {command[0]} on PATH.") from error
+    sys.exit(code)
+
+
 @main.command()
 def version() -> None:
     """Print the versions of Metamon, Python and Dagster."""

@@ -124,6 +124,9 @@ def test_the_home_is_made_migrated_and_left_without_a_server(embedded: Metamon) 
     assert refused.exit_code == 1
     assert "permission denied for table payloads" in refused.stderr
     assert not EmbeddedPostgres(Path(os.environ["METAMON_HOME"])).status().running
+    inside = "import os, psycopg2; psycopg2.connect(os.environ['METAMON_DAGSTER_URL'].replace('+psycopg2', '')); raise SystemExit(7)"
+    assert embedded("exec", sys.executable, "-c", inside).exit_code == 7
+    assert "There is no program no-such-program" in embedded("exec", "no-such-program").stderr
 
 
 def test_sql_prints_a_table_csv_or_json(with_database: Metamon) -> None:
