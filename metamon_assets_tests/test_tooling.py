@@ -79,13 +79,6 @@ def test_make_lists_its_targets() -> None:
     assert {"run", "up", "down", "test", "lint", "types", "bench", "lock", "clean"} <= set(re.findall(r"^make (\S+)", said, re.MULTILINE))
 
 
-def test_make_does_nothing_the_second_time() -> None:
-    if not (REPOSITORY / ".venv/installed-dev").exists():
-        pytest.skip("not installed by make")
-    asked = subprocess.run(["make", "-q", "install", "install-dev"], cwd=REPOSITORY, check=False)
-    assert asked.returncode == 0, "a lock or pyproject.toml is newer than the environment: make install-dev"
-
-
 def test_import_rules() -> None:
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
