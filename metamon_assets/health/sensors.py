@@ -48,4 +48,4 @@ def run_failures(context: dg.RunFailureSensorContext, warehouse: Warehouse) -> N
     )
     with warehouse.connection() as connection:
         record_failure(connection, failure)
-    context.log.warning(f"{failure.job_name} failed for {failure.partition_key}: {failure.message}")
+    context.log.warning("%s failed for %s: %s", failure.job_name, failure.partition_key, failure.message)

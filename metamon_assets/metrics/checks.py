@@ -12,8 +12,10 @@ _SUMS = ", ".join(f"COALESCE(sum({name}), 0) AS {name}" for name in _COUNTS) + "
 _TOLD = "format('%%s traces and $%%s against %%s and $%%s', a.requests, a.total_cost, b.requests, b.total_cost)"
 
 _RAW = """
-    SELECT day, count(*) AS requests, count(*) FILTER (WHERE status = 'success') AS successes, count(*) FILTER (WHERE status = 'error') AS errors,
-        count(*) FILTER (WHERE status = 'pending') AS pending, count(latency_seconds) FILTER (WHERE status <> 'pending') AS latency_count,
+    SELECT day, count(*) AS requests, count(*) FILTER (WHERE status = 'success') AS successes,
+        count(*) FILTER (WHERE status = 'error') AS errors,
+        count(*) FILTER (WHERE status = 'pending') AS pending,
+        count(latency_seconds) FILTER (WHERE status <> 'pending') AS latency_count,
         count(quality_score) AS quality_count, count(total_cost) AS priced_requests,
         count(*) FILTER (WHERE total_cost IS NULL) AS unpriced_requests, sum(total_cost) AS total_cost
     FROM metamon.traces WHERE day = ANY(%(days)s) GROUP BY day"""
@@ -24,7 +26,8 @@ def _overall(table: str, where: str = "true") -> str:
 
 
 def _difference(left: str, right: str) -> str:
-    return f"SELECT COALESCE(a.day, b.day), {_TOLD} FROM ({left}) a FULL JOIN ({right}) b USING (day) WHERE a.day IS NULL OR b.day IS NULL OR {_AGREE}"
+    both = f"({left}) a FULL JOIN ({right}) b USING (day)"
+    return f"SELECT COALESCE(a.day, b.day), {_TOLD} FROM {both} WHERE a.day IS NULL OR b.day IS NULL OR {_AGREE}"
 
 
 def _shape(table: str) -> str:
@@ -32,7 +35,8 @@ def _shape(table: str) -> str:
         SELECT day, min(requests) AS fewest_requests,
             count(*) FILTER (WHERE requests <> successes + errors + pending + abandoned) AS statuses_do_not_add_up,
             count(*) FILTER (WHERE priced_requests + unpriced_requests <> requests AND dimension <> 'tool') AS prices_do_not_add_up,
-            min(total_cost) AS lowest_cost, min(latency_sum) AS lowest_latency, max(quality_sum / NULLIF(quality_count, 0)) AS highest_mean_quality,
+            min(total_cost) AS lowest_cost, min(latency_sum) AS lowest_latency,
+            max(quality_sum / NULLIF(quality_count, 0)) AS highest_mean_quality,
             count(*) FILTER (WHERE dimension_value = '') AS nameless_groups
         FROM metamon.{table} WHERE day = ANY(%(days)s) GROUP BY day"""
 

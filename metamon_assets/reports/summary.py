@@ -85,11 +85,12 @@ class Summary:
         yield ""
         yield f"{self.first_day} to {self.last_day}: {self.days} days with traces" + (" (simulated)" if self.simulated else "")
         yield f"  computed now   {self.days_computed} days" + ("" if self.days_computed else ": everything was up to date")
-        yield f"  came in        {self.traces:,} traces, {self.spans:,} spans, {self.feedback:,} feedback, {self.gauge_samples:,} gauge samples"
+        others = f"{self.spans:,} spans, {self.feedback:,} feedback, {self.gauge_samples:,} gauge samples"
+        yield f"  came in        {self.traces:,} traces, {others}"
         yield f"  failed         {self.errors:,} traces ({self.errors / self.traces:.2%}); {self.pending:,} have not ended"
         yield f"  latency        p50 {_seconds(self.latency_p50)}, p95 {_seconds(self.latency_p95)}, p99 {_seconds(self.latency_p99)}"
         yield f"  cost           {_dollars(self.total_cost)}; {1 - self.priced / self.traces:.1%} of the traces have no price"
-        yield f"  changes        {self.events_reported:,} deployments and other events reported, {self.events_inferred:,} inferred from the traces"
+        yield f"  changes        {self.events_reported:,} reported, {self.events_inferred:,} inferred from the traces"
         yield from _table("By agent", ("agent", "traces", "errors", "cost", "mean latency"), [_agent(row) for row in self.agents])
         yield from _table(
             "Most errors", ("day", "errors", "traces"), [(str(day), f"{rate:.2%}", f"{n:,}") for day, rate, n in self.worst_days]
@@ -165,6 +166,5 @@ def _table(title: str, headers: tuple[str, ...], rows: list[tuple[str, ...]]) ->
     yield ""
     yield title
     for row in [headers, *rows]:
-        yield "  " + "  ".join(
-            cell.ljust(width) if index == 0 else cell.rjust(width) for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        yield "  " + "  ".join([row[0].ljust(widths[0]), *cells])

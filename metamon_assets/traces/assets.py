@@ -30,7 +30,8 @@ _RUN_FIGURES = """
         percentile_cont(0.5) WITHIN GROUP (ORDER BY latency_seconds) AS latency_p50_seconds, max(ingested_at)::text AS last_written
     FROM metamon.{table} WHERE day = ANY(%(days)s) GROUP BY day"""
 _FEEDBACK_FIGURES = """
-    SELECT day, count(*) AS rows, count(DISTINCT key) AS keys, count(*) FILTER (WHERE source_type = 'human') AS from_people, avg(score) AS mean_score
+    SELECT day, count(*) AS rows, count(DISTINCT key) AS keys, count(*) FILTER (WHERE source_type = 'human') AS from_people,
+        avg(score) AS mean_score
     FROM metamon.feedback WHERE day = ANY(%(days)s) GROUP BY day"""
 _EVENT_FIGURES = """
     SELECT (time AT TIME ZONE 'UTC')::date AS day, count(*) AS rows, count(*) FILTER (WHERE inferred) AS inferred

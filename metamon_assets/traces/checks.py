@@ -56,12 +56,14 @@ _FEEDBACK_SUITE = (
     Between("largest_score", 0, 1e6),
 )
 _EVENT_PROFILE = """
-    SELECT (time AT TIME ZONE 'UTC')::date AS day, count(*) FILTER (WHERE version IS NULL AND commit_sha IS NULL AND metadata IS NULL) AS saying_nothing,
+    SELECT (time AT TIME ZONE 'UTC')::date AS day,
+        count(*) FILTER (WHERE version IS NULL AND commit_sha IS NULL AND metadata IS NULL) AS saying_nothing,
         count(*) FILTER (WHERE inferred AND source <> 'inferred') AS inferred_by_others
     FROM metamon.events WHERE (time AT TIME ZONE 'UTC')::date = ANY(%(days)s) GROUP BY 1"""
 _EVENT_SUITE = (Between("saying_nothing", 0, 0), Between("inferred_by_others", 0, 0))
 _GAUGE_PROFILE = """
-    SELECT day, count(*) FILTER (WHERE trim(name) = '') AS empty_names, count(*) FILTER (WHERE kind = 'counter' AND value < 0) AS falling_counters,
+    SELECT day, count(*) FILTER (WHERE trim(name) = '') AS empty_names,
+        count(*) FILTER (WHERE kind = 'counter' AND value < 0) AS falling_counters,
         count(*) FILTER (WHERE value IN ('NaN', 'Infinity', '-Infinity')) AS not_finite
     FROM metamon.gauge_samples WHERE day = ANY(%(days)s) GROUP BY day"""
 _GAUGE_SUITE = (Between("empty_names", 0, 0), Between("falling_counters", 0, 0), Between("not_finite", 0, 0))
@@ -94,7 +96,8 @@ ledger_is_complete = sql_check(
         WHERE age = 1 AND status NOT IN ('complete', 'empty')
         UNION ALL
         SELECT day, format('ledger entry %%s: %%s rows read, %%s accounted for', ledger_id, rows_read, accounted) FROM (
-            SELECT *, rows_inserted + rows_updated + rows_unchanged + rows_duplicate + rows_excluded + rows_rejected + rows_outside AS accounted
+            SELECT *, rows_inserted + rows_updated + rows_unchanged + rows_duplicate + rows_excluded + rows_rejected + rows_outside
+                AS accounted
             FROM readings) r
         WHERE status = 'complete' AND rows_read <> accounted""",
 )
@@ -120,12 +123,14 @@ agrees_with_the_source = sql_check(
     severity=dg.AssetCheckSeverity.WARN,
     query="""
         WITH days AS (SELECT day, day::timestamp AT TIME ZONE 'UTC' AS start FROM unnest(%(days)s::date[]) day),
-        told AS (SELECT DISTINCT ON (d.day, l.source, l.project) d.day, l.source, l.project, l.source_runs, l.source_cost, l.window_start, l.window_end
+        told AS (SELECT DISTINCT ON (d.day, l.source, l.project) d.day, l.source, l.project, l.source_runs, l.source_cost,
+                l.window_start, l.window_end
             FROM days d JOIN metamon.ingestion_ledger l ON l.window_start <= d.start AND l.window_end >= d.start + interval '1 day'
             WHERE l.kind = 'runs' AND l.status IN ('complete', 'empty') AND l.source_runs IS NOT NULL
             ORDER BY d.day, l.source, l.project, l.ledger_id DESC),
         ours AS (SELECT told.*, h.runs, h.cost FROM told, LATERAL (SELECT count(*) AS runs, sum(total_cost) AS cost FROM metamon.traces t
-            WHERE t.source = told.source AND t.project = told.project AND t.start_time >= told.window_start AND t.start_time < told.window_end
+            WHERE t.source = told.source AND t.project = told.project
+                AND t.start_time >= told.window_start AND t.start_time < told.window_end
                 AND t.day BETWEEN (told.window_start AT TIME ZONE 'UTC')::date AND (told.window_end AT TIME ZONE 'UTC')::date) h)
         SELECT day, format('%%s %%s: the source counts %%s runs, here are %%s', source, project, source_runs, runs)
         FROM ours WHERE runs < source_runs
@@ -170,7 +175,8 @@ totals_match_children = sql_check(
             GROUP BY 1, 2, 3, 4)
         SELECT t.day, format('%%s traces whose cost is not the sum of their calls, such as %%s', count(*), min(t.run_id))
         FROM metamon.traces t JOIN calls c USING (day, source, project, trace_id)
-        WHERE t.day = ANY(%(days)s) AND 'total_cost' = ANY(t.derived_columns) AND t.total_cost IS DISTINCT FROM c.cost AND t.source <> 'otlp'
+        WHERE t.day = ANY(%(days)s) AND 'total_cost' = ANY(t.derived_columns) AND t.total_cost IS DISTINCT FROM c.cost
+            AND t.source <> 'otlp'
         GROUP BY t.day""",
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -112,7 +113,7 @@ def open_source(connection: Connection, settings: Settings, part: Any) -> Source
 def _open_files(connection: Connection, settings: Settings, part: FilesSource) -> Source:
     from metamon_assets.traces.sources import files, mapping
 
-    found = None if part.map is None else mapping.load(settings.path_of(part.map) if _is_path(part.map) else part.map)
+    found = None if part.map is None else mapping.load(_path_or_itself(settings, part.map))
     return files.FilesSource(
         [settings.path_of(part.path)],
         project=part.project,
@@ -122,8 +123,9 @@ def _open_files(connection: Connection, settings: Settings, part: FilesSource) -
     )
 
 
-def _is_path(text: object) -> bool:
-    return isinstance(text, str) and text.endswith((".yaml", ".yml"))
+def _path_or_itself(settings: Settings, given: dict[str, Any] | str) -> dict[str, Any] | str | Path:
+    """A YAML file is seen from the configuration's folder; the name of a bundled mapping stays a name."""
+    return settings.path_of(given) if isinstance(given, str) and given.endswith((".yaml", ".yml")) else given
 
 
 def _mapping(settings: Settings, part: dict[str, Any] | str | None) -> dict[str, Any] | None:
@@ -144,7 +146,7 @@ def _mapping(settings: Settings, part: dict[str, Any] | str | None) -> dict[str,
 
 def read_catalogue(connection: Connection, source: str, project: str) -> dict[tuple[str, Kind], Any]:
     """What earlier reads found out about the files of a source."""
-    from metamon_assets.traces.sources.files import CatalogueEntry
+    from metamon_assets.traces.sources.catalogue import CatalogueEntry
 
     with connection, connection.cursor() as cursor:
         cursor.execute(

@@ -21,9 +21,11 @@ _SIGHTINGS = """
     INSERT INTO metamon.first_sightings AS f (project, agent_name, kind, value, first_time)
     SELECT project, agent_name, kind, value, min(start_time)
     FROM (
-        SELECT project, agent_name, start_time, 'version' AS kind, agent_version AS value FROM metamon.traces WHERE day = ANY(%(days)s)
+        SELECT project, agent_name, start_time, 'version' AS kind, agent_version AS value
+        FROM metamon.traces WHERE day = ANY(%(days)s)
         UNION ALL
-        SELECT project, agent_name, start_time, 'model', COALESCE(request_model, response_model) FROM metamon.traces WHERE day = ANY(%(days)s)
+        SELECT project, agent_name, start_time, 'model', COALESCE(request_model, response_model)
+        FROM metamon.traces WHERE day = ANY(%(days)s)
         UNION ALL
         SELECT s.project, t.agent_name, s.start_time, 'model', COALESCE(s.request_model, s.response_model)
         FROM metamon.spans s JOIN metamon.traces t USING (day, source, trace_id)
@@ -34,14 +36,16 @@ _SIGHTINGS = """
     ) seen
     WHERE agent_name IS NOT NULL AND value IS NOT NULL
     GROUP BY 1, 2, 3, 4
-    ON CONFLICT (project, agent_name, kind, value) DO UPDATE SET first_time = excluded.first_time WHERE excluded.first_time < f.first_time"""
+    ON CONFLICT (project, agent_name, kind, value) DO UPDATE SET first_time = excluded.first_time
+        WHERE excluded.first_time < f.first_time"""
 
 _EVENTS = """
     INSERT INTO metamon.events (source, project, event_id, kind, agent_name, version, time, inferred, metadata, observed_time)
-    SELECT %(source)s, s.project, md5(concat_ws(E'\\x1f', s.kind, s.agent_name, s.value)), s.kind, s.agent_name, s.value, s.first_time, true,
-        jsonb_build_object('inferred_from', 'first sighting in the traces'), s.first_time
+    SELECT %(source)s, s.project, md5(concat_ws(E'\\x1f', s.kind, s.agent_name, s.value)), s.kind, s.agent_name, s.value,
+        s.first_time, true, jsonb_build_object('inferred_from', 'first sighting in the traces'), s.first_time
     FROM metamon.first_sightings s
-    JOIN (SELECT project, agent_name, min(first_time) AS first_time FROM metamon.first_sightings GROUP BY 1, 2) agent USING (project, agent_name)
+    JOIN (SELECT project, agent_name, min(first_time) AS first_time FROM metamon.first_sightings GROUP BY 1, 2) agent
+        USING (project, agent_name)
     WHERE s.first_time >= agent.first_time + interval '1 day'
         AND NOT EXISTS (
             SELECT FROM metamon.events e

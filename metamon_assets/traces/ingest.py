@@ -234,8 +234,9 @@ def ingest_days(
                     failures.append(str(day_error))
     for entry in entries:
         report(
-            f"{entry.source} {entry.project!r}, {kind}: {entry.rows_read:,} rows read, {entry.rows_inserted:,} new, {entry.rows_updated:,} newer,"
-            f" {entry.rows_unchanged:,} unchanged, {entry.rows_rejected:,} rejected {dict(entry.reject_reasons) or ''}"
+            f"{entry.source} {entry.project!r}, {kind}: {entry.rows_read:,} rows read, {entry.rows_inserted:,} new,"
+            f" {entry.rows_updated:,} newer, {entry.rows_unchanged:,} unchanged, {entry.rows_rejected:,} rejected"
+            f" {dict(entry.reject_reasons) or ''}"
         )
     if failures:
         raise IngestError("\n".join(failures))

@@ -49,7 +49,7 @@ class LedgerEntry:
     rows_outside: int = 0
     reject_reasons: Counter[str] = field(default_factory=Counter)
     days: tuple[date, ...] = ()
-    count: SourceCount = SourceCount()
+    count: SourceCount = field(default_factory=SourceCount)
     status: str = "running"
     message: str | None = None
 
@@ -128,7 +128,8 @@ def _close_interrupted(cursor: Cursor) -> None:
         if cursor.fetchone()[0]:  # type: ignore[index]
             cursor.execute(
                 "UPDATE metamon.ingestion_ledger SET status = 'failed', finished_at = clock_timestamp(),"
-                " message = 'interrupted: the process or the database stopped before the read was done; nothing was written. Read the window again.'"
+                " message = 'interrupted: the process or the database stopped before the read was done; nothing was written."
+                " Read the window again.'"
                 " WHERE ledger_id = %s AND status = 'running'",
                 (ledger_id,),
             )

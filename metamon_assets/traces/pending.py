@@ -26,7 +26,8 @@ class Followed:
     abandoned: int
 
     def __str__(self) -> str:
-        return f"{self.asked_for} pending runs asked for again: {self.ended} have ended; {self.abandoned} given up after {GIVE_UP_AFTER.days} days"
+        given_up = f"{self.abandoned} given up after {GIVE_UP_AFTER.days} days"
+        return f"{self.asked_for} pending runs asked for again: {self.ended} have ended; {given_up}"
 
 
 def follow_pending(
@@ -50,20 +51,29 @@ def follow_pending(
 def _pending(connection: Connection, source: str, project: str, now: datetime) -> list[str]:
     with connection, connection.cursor() as cursor:
         cursor.execute(
-            "SELECT run_id FROM metamon.traces WHERE status = 'pending' AND source = %(source)s AND project = %(project)s AND day >= %(oldest)s"
-            " UNION SELECT run_id FROM metamon.spans WHERE status = 'pending' AND source = %(source)s AND project = %(project)s AND day >= %(oldest)s",
+            "SELECT run_id FROM (SELECT source, project, day, run_id, status FROM metamon.traces"
+            "   UNION ALL SELECT source, project, day, run_id, status FROM metamon.spans) r"
+            " WHERE status = 'pending' AND source = %(source)s AND project = %(project)s AND day >= %(oldest)s",
             {"source": source, "project": project, "oldest": (now - GIVE_UP_AFTER).date()},
         )
         return [run_id for (run_id,) in cursor.fetchall()]
 
 
 def _abandon(connection: Connection, now: datetime) -> int:
-    abandoned = 0
+    """Mark them, and book the days that changed, so that their metrics are computed again."""
     with connection, connection.cursor() as cursor:
-        for table in ("traces", "spans"):
-            cursor.execute(
-                f"UPDATE metamon.{table} SET status = 'abandoned', ingested_at = statement_timestamp() WHERE status = 'pending' AND start_time < %s",
-                (now - GIVE_UP_AFTER,),
-            )
-            abandoned += cursor.rowcount
-    return abandoned
+        cursor.execute(
+            """
+            WITH old_traces AS (UPDATE metamon.traces SET status = 'abandoned', ingested_at = statement_timestamp()
+                WHERE status = 'pending' AND start_time < %(before)s RETURNING source, project, day),
+            old_spans AS (UPDATE metamon.spans SET status = 'abandoned', ingested_at = statement_timestamp()
+                WHERE status = 'pending' AND start_time < %(before)s RETURNING source, project, day)
+            INSERT INTO metamon.ingestion_ledger
+                (source, project, kind, started_at, finished_at, status, rows_read, rows_updated, days, message)
+            SELECT source, project, 'runs', statement_timestamp(), statement_timestamp(), 'complete', count(*), count(*),
+                array_agg(DISTINCT day), 'runs that stayed pending were marked as abandoned'
+            FROM (SELECT * FROM old_traces UNION ALL SELECT * FROM old_spans) marked
+            GROUP BY source, project RETURNING rows_read""",
+            {"before": now - GIVE_UP_AFTER},
+        )
+        return sum(rows for (rows,) in cursor.fetchall())

@@ -27,7 +27,7 @@ def daily_schedule(job_name: str) -> dg.ScheduleDefinition:
         return [
             dg.RunRequest(run_key=f"{scheduled:%Y-%m-%d}:{day}", partition_key=partitions.key_of(day), tags={"metamon/reason": "schedule"})
             for day in days
-            if partitions.daily.has_partition_key(partitions.key_of(day), current_time=scheduled)
+            if day >= partitions.daily.start.date()
         ]
 
     return schedule

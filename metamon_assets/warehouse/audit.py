@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from metamon_assets.warehouse.connection import Connection
 
 
-def record(  # noqa: PLR0917 - in the order in which one tells it
+def record(
     connection: Connection, actor: str, action: str, subject: str, reason: str | None = None, evidence: Mapping[str, Any] | None = None
 ) -> int:
     """Append an entry and return its id; the caller commits.

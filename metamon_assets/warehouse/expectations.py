@@ -85,7 +85,7 @@ def _validate(frame: pd.DataFrame, suite: Sequence[Between]) -> list[tuple[Betwe
         gx.ExpectationSuite(
             name="days",
             expectations=[
-                gx.expectations.ExpectColumnValuesToBeBetween(column=item.column, min_value=item.least, max_value=item.most)
+                ExpectColumnValuesToBeBetween(column=item.column, min_value=item.least, max_value=item.most)
                 for item in suite
             ],
         ),
@@ -97,7 +97,7 @@ def _validate(frame: pd.DataFrame, suite: Sequence[Between]) -> list[tuple[Betwe
     for result in results.results:
         if result.exception_info and (result.exception_info.get("raised_exception") or _raised(result.exception_info)):
             raise RuntimeError(f"an expectation could not be checked: {result.exception_info}")
-        told = result.expectation_config.kwargs
+        told = result.expectation_config.kwargs if result.expectation_config else {}
         item = by_column[told["column"], told.get("min_value"), told.get("max_value")]
         outcomes.append((item, list(result.result.get("unexpected_index_list") or ())))
     return outcomes

@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 import pytest
 
-from metamon_assets.traces.ingest import IngestError, ingest, ingest_days
 from metamon_assets.traces.configured import ConfiguredSource
+from metamon_assets.traces.ingest import IngestError, ingest, ingest_days
 from metamon_assets.traces.ledger import LedgerEntry
 from metamon_assets.traces.normalise import Rules
 from metamon_assets.traces.sources.base import Batch, Kind, SourceCount, SourceError, Window

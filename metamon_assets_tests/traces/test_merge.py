@@ -83,7 +83,8 @@ def test_values_survive_the_copy(connection: Any) -> None:
     read(connection, batch)
     found = rows(
         connection,
-        "SELECT name, error_message, tags, warnings, metadata, total_cost, input_tokens, cache_hit, quality_score FROM metamon.traces ORDER BY run_id",
+        "SELECT name, error_message, tags, warnings, metadata, total_cost, input_tokens, cache_hit, quality_score"
+        " FROM metamon.traces ORDER BY run_id",
     )
     assert found[0] == (
         'he said "hi", {ok}\\n',
@@ -129,7 +130,7 @@ def test_spans_live_in_their_roots_day_across_midnight(connection: Any) -> None:
 @pytest.mark.parametrize("root_first", [True, False])
 def test_a_trace_split_over_reads_comes_together(connection: Any, root_first: bool) -> None:
     root = table(run("root", start=MIDNIGHT - timedelta(seconds=5), seconds=20.0))
-    call = {"run_type": "llm", "input_tokens": 10, "output_tokens": 5, "total_tokens": 15, "total_cost": "0.01"}
+    call: dict[str, Any] = {"run_type": "llm", "input_tokens": 10, "output_tokens": 5, "total_tokens": 15, "total_cost": "0.01"}
     children = table(
         run("a", "root", "root", start=MIDNIGHT + timedelta(seconds=1), **call),
         run("b", "root", "root", start=MIDNIGHT + timedelta(seconds=2), **call),
@@ -154,7 +155,8 @@ def test_a_root_takes_only_what_its_source_left_empty(connection: Any) -> None:
     read(connection, table(root, call, run("tool", "root", "root", run_type="tool"), run("search", "root", "tool", run_type="retriever")))
     assert rows(
         connection,
-        "SELECT input_tokens, output_tokens, total_cost, cost_source, llm_calls, tool_calls, retrievals, derived_columns FROM metamon.traces",
+        "SELECT input_tokens, output_tokens, total_cost, cost_source, llm_calls, tool_calls, retrievals, derived_columns"
+        " FROM metamon.traces",
     ) == [(100, 5, Decimal("0.5"), "reported", 1, 1, 1, ["output_tokens", "llm_calls", "tool_calls", "retrievals"])]
 
 

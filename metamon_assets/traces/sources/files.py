@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,7 +106,7 @@ class FilesSource:
         """Which days each file has rows for; a file that tells neither by its name nor by the catalogue is read."""
         for file in reading.find_files(self.paths, SUFFIXES):
             kind = self.kind_of(file)
-            if found := self._files.holding(file, kind, lambda file=file, kind=kind: self._read_file(file, kind, None)):
+            if found := self._files.holding(file, kind, partial(self._read_file, file, kind, None)):
                 yield found
 
     def kind_of(self, file: SourceFile) -> Kind:

@@ -23,7 +23,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ class OtlpSource:
     def holdings(self) -> Iterator[Holding]:
         """Which days each file has runs for; a file that tells neither by its name nor by the catalogue is read."""
         for file in reading.find_files(self.paths, SUFFIXES):
-            if found := self._files.holding(file, Kind.RUNS, lambda file=file: self._batches(file, Kind.RUNS)):
+            if found := self._files.holding(file, Kind.RUNS, partial(self._batches, file, Kind.RUNS)):
                 yield found
 
     def catalogue_entries(self) -> list[CatalogueEntry]:
