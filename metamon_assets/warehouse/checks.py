@@ -117,17 +117,28 @@ def sql_check(
 def _report_each(
     context: dg.AssetCheckExecutionContext, asset: dg.AssetKey, name: str, severity: dg.AssetCheckSeverity, verdicts: Mapping[date, Verdict]
 ) -> None:
+    """In the run's own name: that settles the entry which Dagster planned for each partition when the run began.
+
+    (Reported outside a run, an evaluation could be stored once only for a partition, and the entry would stay planned.)
+    """
     for day, verdict in verdicts.items():
-        context.instance.report_runless_asset_event(
-            dg.AssetCheckEvaluation(
-                asset_key=asset,
-                check_name=name,
-                passed=verdict.passed,
-                severity=severity,
-                description=verdict.description or None,
-                metadata=dict(verdict.metadata),
-                partition=partitions.key_of(day),
-            )
+        evaluation = dg.AssetCheckEvaluation(
+            asset_key=asset,
+            check_name=name,
+            passed=verdict.passed,
+            severity=severity,
+            description=verdict.description or None,
+            metadata=dict(verdict.metadata),
+            partition=partitions.key_of(day),
+        )
+        context.instance.report_dagster_event(
+            dg.DagsterEvent(
+                event_type_value=dg.DagsterEventType.ASSET_CHECK_EVALUATION.value,
+                job_name=context.job_name,
+                event_specific_data=evaluation,
+                message=f"{name} of {day} {'passed' if verdict.passed else 'failed'}",
+            ),
+            run_id=context.run_id,
         )
 
 

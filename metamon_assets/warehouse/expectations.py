@@ -75,6 +75,7 @@ def failures(frame: pd.DataFrame, suite: Sequence[Between]) -> Mapping[date, lis
 def _validate(frame: pd.DataFrame, suite: Sequence[Between]) -> list[tuple[Between, list[dict[str, Any]]]]:
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
+    from great_expectations.expectations.core import ExpectColumnValuesToBeBetween
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
     context = gx.get_context(mode="ephemeral")
