@@ -21,13 +21,11 @@ LAST_ASSET = "daily_metrics"  # what everything else of a day leads to
 daily = dg.define_asset_job(
     DAILY,
     selection=dg.AssetSelection.all(),
-    partitions_def=partitions.daily,
     description="Everything that follows from a day's input: read it, check it, compute what it adds up to.",
 )
 refresh_metrics = dg.define_asset_job(
     REFRESH_METRICS,
     selection=dg.AssetSelection.groups(METRICS),
-    partitions_def=partitions.daily,
     description="Computes a day's metrics again from the rows that are here, without reading any source.",
 )
 

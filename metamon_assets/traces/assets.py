@@ -40,6 +40,15 @@ _GAUGE_FIGURES = """
     SELECT day, count(*) AS rows, count(DISTINCT name) AS gauges
     FROM metamon.gauge_samples WHERE day = ANY(%(days)s) GROUP BY day"""
 
+# What ties a row to its trace, and what an inferred change was seen in.
+_OF_TRACES = {"trace_id": [("traces", "trace_id")], "day": [("traces", "day")]}
+_ABOUT_TRACES = {"run_id": [("traces", "run_id")], "trace_id": [("traces", "trace_id")]}
+_FROM_SIGHTINGS = {
+    "agent_name": [("traces", "agent_name")],
+    "version": [("traces", "agent_version"), ("traces", "request_model"), ("traces", "prompt_version")],
+    "time": [("traces", "start_time")],
+}
+
 
 def _ingest(context: dg.AssetExecutionContext, warehouse: Warehouse, kind: Kind) -> list[LedgerEntry]:
     """Read one kind from all sources for the run's days; what was read and rejected goes to the log."""
@@ -88,7 +97,10 @@ def _window(entry: LedgerEntry) -> str:
 
 @dg.multi_asset(
     name="traces",
-    specs=[table_spec("traces", group=GROUP, kinds=["langsmith", "opentelemetry"]), table_spec("spans", group=GROUP, deps=["traces"])],
+    specs=[
+        table_spec("traces", group=GROUP, kinds=["langsmith", "opentelemetry"]),
+        table_spec("spans", group=GROUP, deps=["traces"], lineage=_OF_TRACES),
+    ],
     backfill_policy=partitions.backfill_policy,
     retry_policy=RETRY,
     pool="postgres",
@@ -110,7 +122,7 @@ def traces_and_spans(context: dg.AssetExecutionContext, warehouse: Warehouse) ->
 
 @dg.multi_asset(
     name="feedback",
-    specs=[table_spec("feedback", group=GROUP, deps=["traces"])],
+    specs=[table_spec("feedback", group=GROUP, deps=["traces"], lineage=_ABOUT_TRACES)],
     backfill_policy=partitions.backfill_policy,
     retry_policy=RETRY,
     pool="postgres",
@@ -122,7 +134,7 @@ def feedback(context: dg.AssetExecutionContext, warehouse: Warehouse) -> None:
 
 @dg.multi_asset(
     name="events",
-    specs=[table_spec("events", group=GROUP, deps=["traces"])],
+    specs=[table_spec("events", group=GROUP, deps=["traces"], lineage=_FROM_SIGHTINGS)],
     backfill_policy=partitions.backfill_policy,
     retry_policy=RETRY,
     pool="postgres",
