@@ -134,11 +134,11 @@ def _report_each(
         context.instance.report_dagster_event(
             dg.DagsterEvent(
                 event_type_value=dg.DagsterEventType.ASSET_CHECK_EVALUATION.value,
-                job_name=context.job_name,
+                job_name=context.run.job_name,
                 event_specific_data=evaluation,
                 message=f"{name} of {day} {'passed' if verdict.passed else 'failed'}",
             ),
-            run_id=context.run_id,
+            run_id=context.run.run_id,
         )
 
 
