@@ -398,9 +398,18 @@ class RunMerge:
             merge.ensure_partitions(self._cursor, (TRACES, SPANS, PAYLOADS), day)
 
 
+def _ours(column: str) -> str:
+    """Whether a root's value may be replaced: the source gave none, or we filled it before, or it is a cost that we
+    computed from the root's own tokens while its children tell theirs."""
+    ours = f"t.{column} IS NULL OR '{column}' = ANY(t.derived_columns)"
+    if column in _COSTS:
+        ours += " OR (t.cost_source = 'computed' AND t.run_type NOT IN ('llm', 'embedding') AND c.total_cost IS NOT NULL)"
+    return f"({ours})"
+
+
 def _filled(column: str) -> str:
-    """The column's value after filling: what the source said, unless it said nothing or we filled it before."""
-    return f"CASE WHEN t.{column} IS NULL OR '{column}' = ANY(t.derived_columns) THEN c.{column} ELSE t.{column} END"
+    """The column's value after filling."""
+    return f"CASE WHEN {_ours(column)} THEN c.{column} ELSE t.{column} END"
 
 
 _CHILD_FACTS = ("run_id", "parent_run_id", "run_type", "cost_source", "start_time", "end_time", "status")
@@ -426,16 +435,10 @@ _TRACE_TOTALS = (
 )
 _NEW_DERIVED = (
     "NULLIF(ARRAY(SELECT name FROM unnest(ARRAY["
-    + ", ".join(
-        f"CASE WHEN (t.{column} IS NULL OR '{column}' = ANY(t.derived_columns)) AND c.{column} IS NOT NULL THEN '{column}' END"
-        for column in DERIVED
-    )
+    + ", ".join(f"CASE WHEN {_ours(column)} AND c.{column} IS NOT NULL THEN '{column}' END" for column in DERIVED)
     + "]) name WHERE name IS NOT NULL), '{{}}')"
 )
-_COST_SOURCE = (
-    "CASE WHEN t.total_cost IS NOT NULL AND NOT ('total_cost' = ANY(COALESCE(t.derived_columns, '{{}}'))) THEN t.cost_source"
-    " WHEN c.total_cost IS NULL THEN 'unpriced' ELSE c.cost_source END"
-)
+_COST_SOURCE = f"CASE WHEN NOT COALESCE({_ours('total_cost')}, false) THEN t.cost_source WHEN c.total_cost IS NULL THEN 'unpriced' ELSE c.cost_source END"
 # A root that nobody saw lasts from the first of its runs to the last, and fails when one of the topmost fails.
 _INFERRED = {
     "start_time": "c.start_time",

@@ -8,8 +8,9 @@ includes the cached ones. The total of a whole trace is summed afterwards, in th
 Rules:
 
 - A cost that the source reports is kept, also when it could be computed, also when it is 0.
-- Only calls of a model are priced from tokens: run types llm and embedding. What contains them (chains, agents) gets
-  its children's sum, or the same tokens would be paid for twice.
+- Calls of a model are priced from tokens: run types llm and embedding, and roots of any type that tell model and
+  tokens themselves. What contains priced calls (chains, agents) gets their sum in the merge instead, or the same tokens
+  would be paid for twice.
 - Unknown model, unknown token count: ``total_cost`` is NULL and ``cost_source`` unpriced, never 0. A part that is
   known (only output tokens were recorded) still fills ``input_cost`` or ``output_cost``.
 - ``cache_hit`` on a model call means that the application answered from its own cache and no call was made: it costs 0.
@@ -146,7 +147,8 @@ class PriceBook:
         said = pc.if_else(pc.equal(_column(table, "cost_source"), "computed"), "computed", "reported")  # our own export, read again
         source = pc.if_else(reported, pc.fill_null(said, "reported"), "unpriced")
         table = _with(table, total_cost=total, cost_source=source)
-        to_price = pc.and_(pc.invert(reported), pc.is_in(_column(table, "run_type"), pa.array(PRICED_RUN_TYPES)))
+        is_call = pc.is_in(_column(table, "run_type"), pa.array(PRICED_RUN_TYPES))
+        to_price = pc.and_(pc.invert(reported), pc.or_(is_call, _names_its_model(table)))
         if not pc.any(to_price).as_py():
             return table
         return self._fill(table, to_price)
@@ -333,6 +335,14 @@ def _tiers(price: ModelPrice) -> _Tiers | None:
 
 
 # Columns ------------------------------------------------------------------------------------------------------
+
+
+def _names_its_model(table: pa.Table) -> pa.Array:
+    """Roots that tell model and tokens themselves, as logs with a line per request do. Where such a root turns out to
+    have priced model calls below it, the merge puts their sum in the place of this figure."""
+    model = pc.or_(pc.is_valid(_column(table, "request_model")), pc.is_valid(_column(table, "response_model")))
+    tokens = pc.and_(pc.is_valid(_column(table, "input_tokens")), pc.is_valid(_column(table, "output_tokens")))
+    return pc.and_(pc.is_null(_column(table, "parent_run_id")), pc.and_(model, tokens))
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:

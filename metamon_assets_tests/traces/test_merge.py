@@ -160,6 +160,19 @@ def test_a_root_takes_only_what_its_source_left_empty(connection: Any) -> None:
     ) == [(100, 5, Decimal("0.5"), "reported", 1, 1, 1, ["output_tokens", "llm_calls", "tool_calls", "retrievals"])]
 
 
+def test_the_calls_of_a_root_tell_its_cost_better_than_its_own_tokens(connection: Any) -> None:
+    root = run("root", run_type="agent", input_tokens=100, output_tokens=10, total_cost="0.9")
+    alone = run("alone", run_type="agent", input_tokens=100, output_tokens=10, total_cost="0.9")
+    call = run("call", "root", "root", run_type="llm", input_tokens=10, output_tokens=5, total_cost="0.01")
+    for _ in range(2):
+        counts = read(connection, table(root, call, alone))
+        assert rows(connection, "SELECT run_id, total_cost, cost_source, input_tokens FROM metamon.traces ORDER BY run_id DESC") == [
+            ("root", Decimal("0.01"), "computed", 100),
+            ("alone", Decimal("0.9"), "computed", 100),
+        ]
+    assert counts.unchanged == 3
+
+
 def test_a_model_call_made_of_model_calls_counts_once(connection: Any) -> None:
     outer = run("outer", "root", "root", run_type="llm", input_tokens=10, total_cost="0.01")
     inner = run("inner", "root", "outer", run_type="llm", input_tokens=10, total_cost="0.01")

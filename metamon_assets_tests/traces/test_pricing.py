@@ -249,10 +249,14 @@ def test_half_a_reported_cost_is_computed_whole() -> None:
     assert (row["output_cost"], row["total_cost"], row["cost_source"]) == (Decimal("0.01"), Decimal("0.0125"), "computed")
 
 
-def test_only_model_calls_are_priced() -> None:
+def test_only_model_calls_and_roots_that_tell_their_model_are_priced() -> None:
+    known = {"provider": "openai", "request_model": "gpt-4o", "input_tokens": 1_000, "output_tokens": 1_000}
     for run_type in ("chain", "agent", "tool", "retriever"):
-        row = price(provider="openai", request_model="gpt-4o", input_tokens=1_000, output_tokens=1_000, run_type=run_type)
-        assert (row["total_cost"], row["cost_source"]) == (None, "unpriced")
+        child = price(**known, run_type=run_type, parent_run_id="root")
+        assert (child["total_cost"], child["cost_source"]) == (None, "unpriced")
+        root = price(**known, run_type=run_type)
+        assert (root["total_cost"], root["cost_source"]) == (Decimal("0.0125"), "computed")  # 1,000 × $2.50 + 1,000 × $10 a million
+        assert price(**(known | {"output_tokens": None}), run_type=run_type)["cost_source"] == "unpriced"
 
 
 def test_an_answer_from_the_applications_cache_costs_nothing() -> None:
