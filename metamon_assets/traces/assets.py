@@ -4,7 +4,7 @@ Thin on purpose: each reads its days, calls the functions that do the work, and 
 """
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -26,12 +26,13 @@ RETRY = dg.RetryPolicy(max_retries=2, delay=20, backoff=dg.Backoff.EXPONENTIAL, 
 _RUN_FIGURES = """
     SELECT day, count(*) AS rows, count(DISTINCT (source, project)) AS projects,
         count(*) FILTER (WHERE status = 'error') AS errors, count(*) FILTER (WHERE status = 'pending') AS pending,
-        count(*) FILTER (WHERE cost_source = 'unpriced') AS unpriced, sum(total_cost)::float8 AS total_cost_usd,
-        percentile_cont(0.5) WITHIN GROUP (ORDER BY latency_seconds) AS latency_p50_seconds, max(ingested_at)::text AS last_written
+        count(*) FILTER (WHERE cost_source = 'unpriced') AS unpriced, round(sum(total_cost), 4)::float8 AS total_cost_usd,
+        round(percentile_cont(0.5) WITHIN GROUP (ORDER BY latency_seconds)::numeric, 3)::float8 AS latency_p50_seconds,
+        max(ingested_at) AS last_written
     FROM metamon.{table} WHERE day = ANY(%(days)s) GROUP BY day"""
 _FEEDBACK_FIGURES = """
     SELECT day, count(*) AS rows, count(DISTINCT key) AS keys, count(*) FILTER (WHERE source_type = 'human') AS from_people,
-        avg(score) AS mean_score
+        round(avg(score)::numeric, 3)::float8 AS mean_score
     FROM metamon.feedback WHERE day = ANY(%(days)s) GROUP BY day"""
 _EVENT_FIGURES = """
     SELECT (time AT TIME ZONE 'UTC')::date AS day, count(*) AS rows, count(*) FILTER (WHERE inferred) AS inferred
@@ -72,12 +73,11 @@ def _show(context: dg.AssetExecutionContext, warehouse: Warehouse, table: str, q
 
 
 def _reads(entries: list[LedgerEntry]) -> Mapping[str, Any]:
-    headers = ("source", "project", "window", "read", "new", "newer", "unchanged", "duplicate", "excluded", "rejected")
+    headers = ("source", "days", "read", "new", "newer", "unchanged", "duplicate", "excluded", "rejected")
     rows = [
         (
-            e.source,
-            e.project,
-            _window(e),
+            f"{e.source}/{e.project}",
+            _span(e),
             e.rows_read,
             e.rows_inserted,
             e.rows_updated,
@@ -91,8 +91,12 @@ def _reads(entries: list[LedgerEntry]) -> Mapping[str, Any]:
     return {"reads": markdown_table(headers, rows)} if rows else {}
 
 
-def _window(entry: LedgerEntry) -> str:
-    return f"{entry.window.start:%Y-%m-%d} to {entry.window.end:%Y-%m-%d}" if entry.window else "everything"
+def _span(entry: LedgerEntry) -> str:
+    """The days that were asked for, both inclusive; without the year, which the partition tells, and without line breaks."""
+    if entry.window is None:
+        return "all"
+    first, last = f"{entry.window.start:%d\u00a0%b}", f"{entry.window.end - timedelta(days=1):%d\u00a0%b}"
+    return first if first == last else f"{first}\u00a0–\u00a0{last}"
 
 
 @dg.multi_asset(

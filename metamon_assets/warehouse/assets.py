@@ -7,7 +7,7 @@ partition carries. Nothing about a particular table is told here, and nothing is
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -76,10 +76,15 @@ def report_days(context: dg.AssetExecutionContext, table: str, figures: Mapping[
     for day in partitions.days_of(context):
         of_day = dict(figures[day])
         context.add_asset_metadata(
-            {"dagster/partition_row_count": int(of_day.pop("rows")), **of_day},
+            {"dagster/partition_row_count": int(of_day.pop("rows")), **{name: _shown(value) for name, value in of_day.items()}},
             asset_key=dg.AssetKey(table),
             partition_key=partitions.key_of(day),
         )
+
+
+def _shown(value: Any) -> Any:
+    """A time as Dagster shows times: in the reader's own zone."""
+    return dg.MetadataValue.timestamp(value) if isinstance(value, datetime) else value
 
 
 def figures_per_day(connection: Connection, query: str, days: Sequence[date]) -> dict[date, dict[str, Any]]:
