@@ -72,7 +72,10 @@ class Refreshed:
 
 
 def touched_buckets(start_times: Iterable[datetime]) -> list[datetime]:
-    """The quarters of an hour (their starts, UTC, in order) that traces with these start times belong to."""
+    """The quarters of an hour (their starts, UTC, in order) that runs with these start times belong to.
+
+    Give the starts of roots and, for dimension tool, those of tool calls; other spans count where their root is.
+    """
     return sorted({_quarter(moment) for moment in start_times})
 
 
@@ -100,9 +103,9 @@ def refresh_buckets(connection: Connection, start: datetime, end: datetime, now:
     for day in _days(start, end):
         window = (max(start, _midnight(day)), min(end, _midnight(day + timedelta(days=1))))
         with _locked(connection, day):
-            with connection, connection.cursor() as cursor:
+            with _prepared(connection) as cursor:
                 _ensure_partitions(cursor, day)
-            _transaction(connection, lambda cursor, day=day: _choose_groups(cursor, day, top, again=False))
+                _choose_groups(cursor, day, top, again=False)
             total += _buckets_transaction(connection, day, *window, now)
     return total
 
@@ -183,8 +186,8 @@ def _replace_buckets(cursor: Cursor, day: date, start: datetime, end: datetime, 
         _run(cursor, step, parameters)
     for metric, (step, dimensions) in HISTOGRAMS.items():
         for dimension in dimensions:
-            names = {"metric_name": sql.Literal(metric), "bin": sql.Identifier(f"{metric}_bin"), "group": sql.Identifier(f"{dimension}_group")}
-            _run(cursor, step, **names)
+            group = sql.Identifier(f"{dimension}_group")
+            _run(cursor, step, metric_name=sql.Literal(metric), bin=sql.Identifier(f"{metric}_bin"), group=group)
     cursor.execute("ANALYZE rollup_histograms, rollup_sums, rollup_call_sums")
     five = _run(cursor, "five_minutes", parameters) if keeps_five_minutes(day, now) else 0
     return Refreshed(five_minute_rows=five, fifteen_minute_rows=_run(cursor, "fifteen_minutes", parameters))

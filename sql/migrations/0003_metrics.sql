@@ -316,3 +316,85 @@ COMMENT ON COLUMN metamon.metric_groups.day IS 'UTC day.';
 COMMENT ON COLUMN metamon.metric_groups.dimension IS 'Dimension as in daily_metrics.';
 COMMENT ON COLUMN metamon.metric_groups.dimension_value IS 'Value with rows of its own; (none) and (other) are always among them.';
 COMMENT ON COLUMN metamon.metric_groups.group_id IS 'Number of the group within the day: rollups group by it, since integers are faster than texts.';
+
+-- Days of any time zone ----------------------------------------------------------------------------------------------
+-- Since 1972 every zone's midnight falls on a quarter of an hour, so fifteen-minute rows add up to the days of all of them.
+
+CREATE FUNCTION analytics.daily_totals(time_zone text, first_day date, last_day date) RETURNS TABLE (
+    local_day date, dimension text, dimension_value text,
+    requests bigint, successes bigint, errors bigint, pending bigint, abandoned bigint, degraded_known bigint, degraded bigint,
+    warned_requests bigint, warnings bigint, tasks_known bigint, tasks_completed bigint, cache_known bigint, cache_hits bigint,
+    latency_count bigint, latency_sum double precision, latency_sum_squares double precision, hit_latency_count bigint,
+    hit_latency_sum double precision, miss_latency_count bigint, miss_latency_sum double precision,
+    time_to_first_token_count bigint, time_to_first_token_sum double precision, time_to_first_token_sum_squares double precision,
+    quality_count bigint, quality_sum double precision, quality_sum_squares double precision, tokens_count bigint,
+    input_tokens bigint, output_tokens bigint, total_tokens bigint, cache_read_tokens_count bigint,
+    cache_read_input_tokens bigint, cache_creation_input_tokens bigint, reasoning_output_tokens bigint, priced_requests bigint,
+    unpriced_requests bigint, input_cost numeric, output_cost numeric, total_cost numeric,
+    total_cost_sum_squares double precision, hit_priced_requests bigint, hit_cost numeric, miss_priced_requests bigint,
+    miss_cost numeric, tool_cost numeric, retrieval_cost numeric, llm_calls bigint, tool_calls bigint, retrievals bigint,
+    tool_results bigint, tool_errors bigint, retrieval_results bigint, retrieval_errors bigint, latency_zeros bigint,
+    time_to_first_token_zeros bigint, quality_zeros bigint,
+    latency_bins smallint[], latency_counts bigint[],
+    time_to_first_token_bins smallint[], time_to_first_token_counts bigint[],
+    quality_bins smallint[], quality_counts bigint[])
+LANGUAGE sql STABLE STRICT AS $$
+    SELECT local_day, dimension, dimension_value,
+           m.requests, m.successes, m.errors, m.pending, m.abandoned, m.degraded_known, m.degraded, m.warned_requests,
+           m.warnings, m.tasks_known, m.tasks_completed, m.cache_known, m.cache_hits, m.latency_count, m.latency_sum,
+           m.latency_sum_squares, m.hit_latency_count, m.hit_latency_sum, m.miss_latency_count, m.miss_latency_sum,
+           m.time_to_first_token_count, m.time_to_first_token_sum, m.time_to_first_token_sum_squares, m.quality_count,
+           m.quality_sum, m.quality_sum_squares, m.tokens_count, m.input_tokens, m.output_tokens, m.total_tokens,
+           m.cache_read_tokens_count, m.cache_read_input_tokens, m.cache_creation_input_tokens, m.reasoning_output_tokens,
+           m.priced_requests, m.unpriced_requests, m.input_cost, m.output_cost, m.total_cost, m.total_cost_sum_squares,
+           m.hit_priced_requests, m.hit_cost, m.miss_priced_requests, m.miss_cost, m.tool_cost, m.retrieval_cost, m.llm_calls,
+           m.tool_calls, m.retrievals, m.tool_results, m.tool_errors, m.retrieval_results, m.retrieval_errors, m.latency_zeros,
+           m.time_to_first_token_zeros, m.quality_zeros,
+           (m.latency).bins, (m.latency).counts,
+           (m.first_token).bins, (m.first_token).counts,
+           (m.quality).bins, (m.quality).counts
+    FROM (
+        SELECT CAST(b.bucket_start AT TIME ZONE time_zone AS date) AS local_day, b.dimension, b.dimension_value,
+               sum(b.requests)::bigint AS requests, sum(b.successes)::bigint AS successes, sum(b.errors)::bigint AS errors,
+               sum(b.pending)::bigint AS pending, sum(b.abandoned)::bigint AS abandoned,
+               sum(b.degraded_known)::bigint AS degraded_known, sum(b.degraded)::bigint AS degraded,
+               sum(b.warned_requests)::bigint AS warned_requests, sum(b.warnings)::bigint AS warnings,
+               sum(b.tasks_known)::bigint AS tasks_known, sum(b.tasks_completed)::bigint AS tasks_completed,
+               sum(b.cache_known)::bigint AS cache_known, sum(b.cache_hits)::bigint AS cache_hits,
+               sum(b.latency_count)::bigint AS latency_count, sum(b.latency_sum) AS latency_sum,
+               sum(b.latency_sum_squares) AS latency_sum_squares, sum(b.hit_latency_count)::bigint AS hit_latency_count,
+               sum(b.hit_latency_sum) AS hit_latency_sum, sum(b.miss_latency_count)::bigint AS miss_latency_count,
+               sum(b.miss_latency_sum) AS miss_latency_sum,
+               sum(b.time_to_first_token_count)::bigint AS time_to_first_token_count,
+               sum(b.time_to_first_token_sum) AS time_to_first_token_sum,
+               sum(b.time_to_first_token_sum_squares) AS time_to_first_token_sum_squares,
+               sum(b.quality_count)::bigint AS quality_count, sum(b.quality_sum) AS quality_sum,
+               sum(b.quality_sum_squares) AS quality_sum_squares, sum(b.tokens_count)::bigint AS tokens_count,
+               sum(b.input_tokens)::bigint AS input_tokens, sum(b.output_tokens)::bigint AS output_tokens,
+               sum(b.total_tokens)::bigint AS total_tokens, sum(b.cache_read_tokens_count)::bigint AS cache_read_tokens_count,
+               sum(b.cache_read_input_tokens)::bigint AS cache_read_input_tokens,
+               sum(b.cache_creation_input_tokens)::bigint AS cache_creation_input_tokens,
+               sum(b.reasoning_output_tokens)::bigint AS reasoning_output_tokens,
+               sum(b.priced_requests)::bigint AS priced_requests, sum(b.unpriced_requests)::bigint AS unpriced_requests,
+               sum(b.input_cost) AS input_cost, sum(b.output_cost) AS output_cost, sum(b.total_cost) AS total_cost,
+               sum(b.total_cost_sum_squares) AS total_cost_sum_squares,
+               sum(b.hit_priced_requests)::bigint AS hit_priced_requests, sum(b.hit_cost) AS hit_cost,
+               sum(b.miss_priced_requests)::bigint AS miss_priced_requests, sum(b.miss_cost) AS miss_cost,
+               sum(b.tool_cost) AS tool_cost, sum(b.retrieval_cost) AS retrieval_cost, sum(b.llm_calls)::bigint AS llm_calls,
+               sum(b.tool_calls)::bigint AS tool_calls, sum(b.retrievals)::bigint AS retrievals,
+               sum(b.tool_results)::bigint AS tool_results, sum(b.tool_errors)::bigint AS tool_errors,
+               sum(b.retrieval_results)::bigint AS retrieval_results, sum(b.retrieval_errors)::bigint AS retrieval_errors,
+               sum(b.latency_zeros)::bigint AS latency_zeros,
+               sum(b.time_to_first_token_zeros)::bigint AS time_to_first_token_zeros,
+               sum(b.quality_zeros)::bigint AS quality_zeros,
+               metamon.histogram_merge(b.latency_bins, b.latency_counts) AS latency,
+               metamon.histogram_merge(b.time_to_first_token_bins, b.time_to_first_token_counts) AS first_token,
+               metamon.histogram_merge(b.quality_bins, b.quality_counts) AS quality
+        FROM metamon.fifteen_minute_metrics AS b
+        WHERE b.day BETWEEN first_day - 1 AND last_day + 1
+          AND b.bucket_start >= first_day::timestamp AT TIME ZONE time_zone
+          AND b.bucket_start < (last_day + 1)::timestamp AT TIME ZONE time_zone
+        GROUP BY 1, 2, 3
+    ) AS m
+$$;
+COMMENT ON FUNCTION analytics.daily_totals(text, date, date) IS 'Sums and merged histograms of the days of a time zone, such as Asia/Kathmandu, from the first to the last (inclusive), by dimension. They add up to the range in every zone; percentiles: metamon.histogram_quantile(latency_bins, latency_counts, latency_zeros, 0.95).';
