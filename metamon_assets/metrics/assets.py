@@ -5,7 +5,7 @@ its own figures.
 """
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -26,10 +26,13 @@ _UNIT_FIGURES = """
     SELECT day, count(*) AS rows, count(DISTINCT unit_id) FILTER (WHERE unit_type = 'user') AS users,
         count(DISTINCT unit_id) FILTER (WHERE unit_type = 'conversation') AS conversations
     FROM metamon.unit_daily WHERE day = ANY(%(days)s) GROUP BY day"""
-_DAILY_FIGURES = """
-    SELECT day, count(*) AS rows FROM metamon.daily_metrics WHERE day = ANY(%(days)s) GROUP BY day"""
-_RATES = """errors::float8 / NULLIF(successes + errors, 0) AS error_rate,
-        metamon.histogram_quantile(latency_bins, latency_counts, latency_zeros, 0.95) AS latency_p95_seconds, total_cost"""
+_RATES = """round(100.0 * errors / NULLIF(successes + errors, 0), 2)::float8 AS error_percent,
+        round(metamon.histogram_quantile(latency_bins, latency_counts, latency_zeros, 0.95)::numeric, 2)::float8 AS latency_p95_seconds,
+        round(total_cost, 4)::float8 AS total_cost_usd"""
+_DAILY_FIGURES = f"""
+    SELECT n.day, n.rows, requests, {_RATES}
+    FROM (SELECT day, count(*) AS rows FROM metamon.daily_metrics WHERE day = ANY(%(days)s) GROUP BY day) n
+    LEFT JOIN metamon.daily_metrics d ON d.day = n.day AND d.dimension = 'overall'"""
 _LARGEST = f"""
     SELECT dimension_value, requests, {_RATES}
     FROM metamon.daily_metrics WHERE day = %(day)s AND dimension IN ('overall', 'agent')
@@ -90,7 +93,7 @@ def metrics(context: dg.AssetExecutionContext, warehouse: Warehouse) -> Iterator
 
 
 def _daily_figures(connection: Any, days: list[date]) -> Mapping[date, Mapping[str, Any]]:
-    """Rows of each day, its largest groups as a table, and the days up to it as a picture."""
+    """Of each day its rows, its overall figures (which Dagster plots over days), its agents, and the days up to it."""
     figures = figures_per_day(connection, _DAILY_FIGURES, days)
     with connection, connection.cursor() as cursor:
         cursor.execute(_TREND, {"first": days[0], "last": days[-1], "back": TRENDS_DAYS})
@@ -99,9 +102,10 @@ def _daily_figures(connection: Any, days: list[date]) -> Mapping[date, Mapping[s
             if not of_day["rows"]:
                 continue
             cursor.execute(_LARGEST, {"day": day})
-            of_day["largest_groups"] = markdown_table(("group", "requests", "error rate", "p95 seconds", "cost $"), cursor.fetchall())
-            until = [row for row in trend if row[0] <= day][-TRENDS_DAYS:]
-            of_day["trend"] = dg.MetadataValue.md(
+            of_day["agents"] = markdown_table(("agent", "requests", "errors %", "p95 seconds", "cost $"), cursor.fetchall())
+            until = [row for row in trend if day - timedelta(days=TRENDS_DAYS) < row[0] <= day]
+            of_day[f"last_{TRENDS_DAYS}_days"] = markdown_table(("figure", "course", "least", "most"), charts.daily_courses(until))
+            of_day["picture"] = dg.MetadataValue.md(
                 charts.as_markdown(charts.daily_trend(until), alt=f"requests, errors, latency and cost up to {day}")
             )
     return figures

@@ -95,8 +95,10 @@ def _span(entry: LedgerEntry) -> str:
     """The days that were asked for, both inclusive; without the year, which the partition tells, and without line breaks."""
     if entry.window is None:
         return "all"
-    first, last = f"{entry.window.start:%d\u00a0%b}", f"{entry.window.end - timedelta(days=1):%d\u00a0%b}"
-    return first if first == last else f"{first}\u00a0–\u00a0{last}"
+    first, last = entry.window.start, entry.window.end - timedelta(days=1)
+    if first.date() == last.date():
+        return f"{first:%d\u00a0%b}"
+    return f"{first:%d}–{last:%d\u00a0%b}" if first.month == last.month else f"{first:%d\u00a0%b}–{last:%d\u00a0%b}"
 
 
 @dg.multi_asset(

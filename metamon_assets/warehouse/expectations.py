@@ -75,8 +75,8 @@ def failures(frame: pd.DataFrame, suite: Sequence[Between]) -> Mapping[date, lis
 def _validate(frame: pd.DataFrame, suite: Sequence[Between]) -> list[tuple[Between, list[dict[str, Any]]]]:
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
-    from great_expectations.expectations.core import ExpectColumnValuesToBeBetween
     from great_expectations.data_context.types.base import ProgressBarsConfig
+    from great_expectations.expectations.core import ExpectColumnValuesToBeBetween
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
@@ -85,10 +85,7 @@ def _validate(frame: pd.DataFrame, suite: Sequence[Between]) -> list[tuple[Betwe
     results = batch.validate(
         gx.ExpectationSuite(
             name="days",
-            expectations=[
-                ExpectColumnValuesToBeBetween(column=item.column, min_value=item.least, max_value=item.most)
-                for item in suite
-            ],
+            expectations=[ExpectColumnValuesToBeBetween(column=item.column, min_value=item.least, max_value=item.most) for item in suite],
         ),
         result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["day"], "return_unexpected_index_query": False},
     )
