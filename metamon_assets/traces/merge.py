@@ -200,7 +200,7 @@ class RunMerge:
 
     def _find_roots(self) -> None:
         """The table trace_roots: for every staged span's trace its root, in this read or already here."""
-        self._cursor.execute(sql.SQL("ANALYZE {}").format(SPANS.staged()))
+        merge.analyze_staging(self._cursor, SPANS, "trace_id", "parent_run_id")
         self._execute(
             "CREATE TEMPORARY TABLE span_traces ON COMMIT DROP AS"
             " SELECT trace_id, project, min(day) AS first_day, max(day) AS last_day FROM staged_spans GROUP BY 1, 2"
@@ -300,7 +300,8 @@ class RunMerge:
         """
         if not days:
             return 0
-        near = sorted({day + timedelta(days=step) for day in days for step in (-1, 0, 1)})
+        # The only day of a read cannot be a day that its roots left: leaving it out spares the largest join.
+        near = sorted({day + timedelta(days=step) for day in days for step in ((-1, 1) if len(days) == 1 else (-1, 0, 1))})
         self._cursor.execute("DROP TABLE IF EXISTS moves")
         found = self._execute(
             "CREATE TEMPORARY TABLE moves ON COMMIT DROP AS"
