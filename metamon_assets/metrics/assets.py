@@ -76,7 +76,6 @@ _FROM_QUARTERS = {column: [("fifteen_minute_metrics", column)] for column in _SU
         ),
     ],
     backfill_policy=partitions.backfill_policy,
-    retry_policy=dg.RetryPolicy(max_retries=1, delay=20),
     pool="postgres",
     description="One pass over a day's traces and spans gives its buckets, units and daily figures.",
 )

@@ -20,8 +20,6 @@ from metamon_assets.warehouse.assets import figures_per_day, markdown_table, rep
 from metamon_assets.warehouse.resources import Warehouse
 
 GROUP = "traces"
-# Connections drop and sources stumble; a wrong row does not get right by trying again, and does not get here.
-RETRY = dg.RetryPolicy(max_retries=2, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 _RUN_FIGURES = """
     SELECT day, count(*) AS rows, count(DISTINCT (source, project)) AS projects,
@@ -59,7 +57,7 @@ def _ingest(context: dg.AssetExecutionContext, warehouse: Warehouse, kind: Kind)
             open_sources(connection, warehouse.settings),
             kind,
             partitions.days_of(context),
-            dagster_run_id=context.run_id,
+            dagster_run_id=context.run.run_id,
             report=context.log.info,
         )
 
@@ -108,7 +106,6 @@ def _span(entry: LedgerEntry) -> str:
         table_spec("spans", group=GROUP, deps=["traces"], lineage=_OF_TRACES),
     ],
     backfill_policy=partitions.backfill_policy,
-    retry_policy=RETRY,
     pool="postgres",
     description="One read of every source gives both the roots and their children.",
 )
@@ -118,7 +115,7 @@ def traces_and_spans(context: dg.AssetExecutionContext, warehouse: Warehouse) ->
     if partitions.days_of(context)[-1] >= partitions.closed_days(datetime.now(UTC), 1)[-1]:
         with warehouse.connection() as connection:
             followed = follow_pending(
-                connection, open_sources(connection, warehouse.settings), now=datetime.now(UTC), dagster_run_id=context.run_id
+                connection, open_sources(connection, warehouse.settings), now=datetime.now(UTC), dagster_run_id=context.run.run_id
             )
             context.log.info(str(followed))
     for table in ("traces", "spans"):
@@ -130,7 +127,6 @@ def traces_and_spans(context: dg.AssetExecutionContext, warehouse: Warehouse) ->
     name="feedback",
     specs=[table_spec("feedback", group=GROUP, deps=["traces"], lineage=_ABOUT_TRACES)],
     backfill_policy=partitions.backfill_policy,
-    retry_policy=RETRY,
     pool="postgres",
 )
 def feedback(context: dg.AssetExecutionContext, warehouse: Warehouse) -> None:
@@ -142,7 +138,6 @@ def feedback(context: dg.AssetExecutionContext, warehouse: Warehouse) -> None:
     name="events",
     specs=[table_spec("events", group=GROUP, deps=["traces"], lineage=_FROM_SIGHTINGS)],
     backfill_policy=partitions.backfill_policy,
-    retry_policy=RETRY,
     pool="postgres",
 )
 def events(context: dg.AssetExecutionContext, warehouse: Warehouse) -> None:
@@ -157,7 +152,6 @@ def events(context: dg.AssetExecutionContext, warehouse: Warehouse) -> None:
     name="gauge_samples",
     specs=[table_spec("gauge_samples", group=GROUP)],
     backfill_policy=partitions.backfill_policy,
-    retry_policy=RETRY,
     pool="postgres",
 )
 def gauge_samples(context: dg.AssetExecutionContext, warehouse: Warehouse) -> None:

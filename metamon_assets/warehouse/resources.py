@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import psycopg2
 
 from metamon_assets.config import Settings
 from metamon_assets.warehouse.connection import connect
@@ -33,9 +34,32 @@ class Warehouse(dg.ConfigurableResource):
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """A connection that is closed at the end of the block."""
-        connection = connect(self.url or database_url(self.settings, WRITER), application_name="metamon dagster")
+        """A connection that is closed at the end of the block.
+
+        When the database goes away meanwhile, the step is tried again a little later; nothing else gets right by
+        trying again (sources have a patience of their own).
+        """
         try:
-            yield connection
-        finally:
-            connection.close()
+            connection = connect(self.url or database_url(self.settings, WRITER), application_name="metamon dagster")
+            try:
+                yield connection
+            finally:
+                connection.close()
+        except Exception as error:
+            if _database_went_away(error):
+                raise dg.RetryRequested(max_retries=2, seconds_to_wait=20) from error
+            raise
+
+
+def _database_went_away(error: BaseException | None) -> bool:
+    """Whether the connection was lost somewhere below this error (not: the database refused what it was asked)."""
+    while error is not None:
+        if isinstance(error, psycopg2.InterfaceError) or (isinstance(error, psycopg2.OperationalError) and _is_connection_failure(error)):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _is_connection_failure(error: psycopg2.OperationalError) -> bool:
+    """Class 08 and 57P are the connection's and the server's going away; without a code the server never answered."""
+    return error.pgcode is None or error.pgcode.startswith(("08", "57P"))
