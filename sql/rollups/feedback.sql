@@ -6,12 +6,21 @@ WITH given AS (
     JOIN metamon.traces AS t ON t.run_id = f.run_id AND t.project = f.project AND t.source = f.source
     WHERE t.day = %(day)s AND f.day >= %(day)s
     UNION ALL
-    -- Feedback on a child, or on a trace as a whole, counts for the trace.
+    -- Feedback on a child counts for its trace,
     SELECT t.source, t.project, t.run_id, f.key, f.score
     FROM metamon.feedback AS f
-    LEFT JOIN metamon.spans AS s ON s.day = %(day)s AND s.run_id = f.run_id AND s.project = f.project AND s.source = f.source
-    JOIN metamon.traces AS t ON t.trace_id = coalesce(s.trace_id, f.trace_id) AND t.project = f.project AND t.source = f.source
-    WHERE t.day = %(day)s AND f.day >= %(day)s AND f.run_id IS DISTINCT FROM t.run_id
+    JOIN metamon.spans AS s ON s.run_id = f.run_id AND s.project = f.project AND s.source = f.source
+    JOIN metamon.traces AS t ON t.trace_id = s.trace_id AND t.project = f.project AND t.source = f.source
+    WHERE t.day = %(day)s AND s.day = %(day)s AND f.day >= %(day)s
+    UNION ALL
+    -- and so does feedback that names no run of it that is here. (Three joins on plain columns: one join on whichever
+    -- trace is known would compare every judgement with every trace.)
+    SELECT t.source, t.project, t.run_id, f.key, f.score
+    FROM metamon.feedback AS f
+    JOIN metamon.traces AS t ON t.trace_id = f.trace_id AND t.project = f.project AND t.source = f.source
+    WHERE t.day = %(day)s AND f.day >= %(day)s AND f.run_id IS DISTINCT FROM t.run_id AND NOT EXISTS (
+        SELECT 1 FROM metamon.spans AS s
+        WHERE s.day = %(day)s AND s.run_id = f.run_id AND s.project = f.project AND s.source = f.source)
 ), grouped AS (
     SELECT coalesce(g.group_id, other.group_id) AS group_id, i.source, i.project, i.run_id, i.key, i.score
     FROM given AS i
