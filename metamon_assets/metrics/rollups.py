@@ -44,11 +44,6 @@ FIVE_MINUTES_KEPT = timedelta(days=14)
 TOP = 50  # values of a dimension that have rows of their own
 MOST_GROUPS = 3_000  # groups are numbered by small integers
 _WORK_MEMORY = "192MB"
-_HAS_CALL_COSTS = (
-    "SELECT EXISTS (SELECT FROM rollup_facts WHERE call_type IS NOT NULL AND total_cost IS NOT NULL)"
-    " OR EXISTS (SELECT FROM metamon.spans WHERE day = %(day)s AND total_cost IS NOT NULL"
-    " AND run_type IN ('tool', 'retriever', 'embedding', 'reranker'))"
-)
 NARROW = {"money": "bigint", "tokens": "integer"}
 WIDE = {"money": "numeric(38, 0)", "tokens": "bigint"}
 
@@ -105,7 +100,7 @@ def refresh_buckets(connection: Connection, start: datetime, end: datetime, now:
         with _locked(connection, day):
             with _prepared(connection) as cursor:
                 _ensure_partitions(cursor, day)
-                _choose_groups(cursor, day, top, again=False)
+                _choose_groups(cursor, day, *window, top, again=False)
             total += _buckets_transaction(connection, day, *window, now)
     return total
 
@@ -131,7 +126,7 @@ def _refresh_day(connection: Connection, second: Connection | None, day: date, n
     start, noon, end = _midnight(day), _midnight(day) + timedelta(hours=12), _midnight(day + timedelta(days=1))
 
     def choose(one: Connection) -> Refreshed:
-        return _transaction(one, lambda cursor: _choose_groups(cursor, day, top, again=True))
+        return _transaction(one, lambda cursor: _choose_groups(cursor, day, start, end, top, again=True))
 
     def units(unit: str) -> Callable[[Connection], Refreshed]:
         return lambda one: _transaction(one, lambda cursor: _replace_units(cursor, day, unit))
@@ -154,41 +149,39 @@ def _refresh_day(connection: Connection, second: Connection | None, day: date, n
 # --- steps: each runs in a transaction of the caller ----------------------------------------------------------
 
 
-def _choose_groups(cursor: Cursor, day: date, top: int, again: bool) -> Refreshed:
-    """Choose the day's groups; unless ``again``, those chosen before stay and new values join while there is room."""
+def _choose_groups(cursor: Cursor, day: date, start: datetime, end: datetime, top: int, again: bool) -> Refreshed:
+    """Choose the day's groups from a window of it; unless ``again``, those chosen before stay and new ones join while there is room."""
     if not 1 <= top * len(DIMENSIONS) <= MOST_GROUPS:
         raise ValueError(f"top must be between 1 and {MOST_GROUPS // len(DIMENSIONS)}, not {top}.")
     if again:
         cursor.execute("DELETE FROM metamon.metric_groups WHERE day = %s", (day,))
-    _run(cursor, "groups", {"day": day, "top": top})
+    _run(cursor, "groups", {"top": top} | _window(day, start, end))
     return Refreshed()
 
 
 def _replace_buckets(cursor: Cursor, day: date, start: datetime, end: datetime, now: datetime, types: dict[str, str]) -> Refreshed:
     from psycopg2 import sql
 
-    parameters = {
-        "day": day,
-        "day_start": _midnight(day),
-        "day_end": _midnight(day + timedelta(days=1)),
-        "window_start": start,
-        "window_end": end,
-    }
+    parameters = _window(day, start, end)
     for table in ("five_minute_metrics", "fifteen_minute_metrics"):
         cursor.execute(f"DELETE FROM metamon.{table} WHERE day = %s AND bucket_start >= %s AND bucket_start < %s", (day, start, end))
     formats = {name: sql.SQL(text) for name, text in types.items()}
-    for step in ("facts", "calls", "tools"):
+    # Groups chosen a moment ago have no statistics; the planner would look each trace's groups up one by one.
+    cursor.execute("SET LOCAL enable_nestloop = off")
+    for step in ("facts", "tools"):
         _run(cursor, step, parameters, **formats)
-    cursor.execute(_HAS_CALL_COSTS, parameters)
+    cursor.execute("SET LOCAL enable_nestloop = on")
+    _run(cursor, "calls", parameters, **formats)
+    cursor.execute("SELECT EXISTS (SELECT FROM rollup_calls WHERE priced_run_id IS NOT NULL)")
     if cursor.fetchone() == (True,):
-        _run(cursor, "call_costs", parameters, **formats)
+        _run(cursor, "call_costs", parameters)
     for step in ("sums", "group_sums", "call_sums", "bucket_tables"):
         _run(cursor, step, parameters)
     for metric, (step, dimensions) in HISTOGRAMS.items():
         for dimension in dimensions:
             group = sql.Identifier(f"{dimension}_group")
             _run(cursor, step, metric_name=sql.Literal(metric), bin=sql.Identifier(f"{metric}_bin"), group=group)
-    cursor.execute("ANALYZE rollup_histograms, rollup_sums, rollup_call_sums")
+    cursor.execute("SET LOCAL enable_nestloop = off")  # these have no statistics either, and gathering them takes as long again
     five = _run(cursor, "five_minutes", parameters) if keeps_five_minutes(day, now) else 0
     return Refreshed(five_minute_rows=five, fifteen_minute_rows=_run(cursor, "fifteen_minutes", parameters))
 
@@ -221,6 +214,20 @@ def _replace_daily(cursor: Cursor, day: date) -> Refreshed:
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------
+
+
+def _window(day: date, start: datetime, end: datetime) -> dict[str, Any]:
+    """The parameters of a window: a call may start outside of its root's day, and is then in the day's first or last bucket."""
+    day_start, day_end = _midnight(day), _midnight(day + timedelta(days=1))
+    return {
+        "day": day,
+        "day_start": day_start,
+        "day_end": day_end,
+        "window_start": start,
+        "window_end": end,
+        "calls_start": "-infinity" if start == day_start else start,
+        "calls_end": "infinity" if end == day_end else end,
+    }
 
 
 def keeps_five_minutes(day: date, now: datetime) -> bool:

@@ -70,8 +70,8 @@ def test_what_nobody_reports_is_null_and_not_instrumented(database: str) -> None
         cursor.execute("SELECT metamon.ensure_partition('gauge_samples', %s)", (FIRST_DAY,))
         cursor.execute(
             "INSERT INTO metamon.gauge_samples (day, source, project, name, time, labels, kind, value, observed_time)"
-            " SELECT %(day)s, 'files', 'p', 'cache_operations', %(day)s + interval '10 hours', jsonb_build_object('operation', o), 'counter',"
-            " n, now() FROM (VALUES ('hit', 30), ('miss', 10), ('evict', 6)) AS v (o, n)",
+            " SELECT %(day)s, 'files', 'p', 'cache_operations', %(day)s + interval '10 hours', jsonb_build_object('operation', o),"
+            " 'counter', n, now() FROM (VALUES ('hit', 30), ('miss', 10), ('evict', 6)) AS v (o, n)",
             {"day": FIRST_DAY},
         )
     refresh_days(connection, [FIRST_DAY], NOW)

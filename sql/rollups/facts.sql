@@ -51,7 +51,8 @@ SELECT
     t.trace_id,
     t.project,
     t.source,
-    CASE WHEN t.run_type IN ('tool', 'retriever', 'embedding', 'reranker') THEN t.run_type END AS call_type
+    CASE WHEN t.run_type IN ('tool', 'retriever', 'embedding', 'reranker') THEN t.run_type END AS call_type,
+    CASE WHEN t.run_type IN ('tool', 'retriever', 'embedding', 'reranker') THEN t.run_id END AS call_run_id
 FROM metamon.traces AS t
 LEFT JOIN metamon.metric_groups AS tenant ON tenant.day = %(day)s AND tenant.dimension = 'tenant' AND tenant.dimension_value = coalesce(t.tenant_id, '(none)')
 LEFT JOIN metamon.metric_groups AS agent ON agent.day = %(day)s AND agent.dimension = 'agent' AND agent.dimension_value = coalesce(t.agent_name, '(none)')

@@ -1,5 +1,5 @@
--- Chooses the values that get rows of their own on a day: the largest of each dimension, and the watched ones, in
--- addition to those of the day that are there already. Parameters: day, top.
+-- Chooses the values that get rows of their own on a day: the largest of each dimension in the window, and the watched
+-- ones, in addition to those of the day that are there already. Parameters: top, and those of tools.sql.
 INSERT INTO metamon.metric_groups (day, dimension, dimension_value, group_id)
 WITH counted AS (
     SELECT CASE GROUPING(tenant_id, agent_name, agent_version, mode, coalesce(response_model, request_model), prompt_version, environment, variant)
@@ -9,14 +9,16 @@ WITH counted AS (
                AS dimension_value,
            count(*) AS requests
     FROM metamon.traces
-    WHERE day = %(day)s
+    WHERE day = %(day)s AND start_time >= %(window_start)s AND start_time < %(window_end)s
     GROUP BY GROUPING SETS ((tenant_id), (agent_name), (agent_version), (mode), (coalesce(response_model, request_model)),
                             (prompt_version), (environment), (variant))
     UNION ALL
     SELECT 'tool', coalesce(tool_name, name), count(*)
-    FROM (SELECT tool_name, name FROM metamon.spans WHERE day = %(day)s AND run_type = 'tool'
+    FROM (SELECT tool_name, name FROM metamon.spans
+          WHERE day = %(day)s AND start_time >= %(calls_start)s AND start_time < %(calls_end)s AND run_type = 'tool'
           UNION ALL
-          SELECT tool_name, name FROM metamon.traces WHERE day = %(day)s AND run_type = 'tool') AS calls
+          SELECT tool_name, name FROM metamon.traces
+          WHERE day = %(day)s AND start_time >= %(window_start)s AND start_time < %(window_end)s AND run_type = 'tool') AS calls
     GROUP BY coalesce(tool_name, name)
 ), earlier AS (
     SELECT dimension, dimension_value, group_id FROM metamon.metric_groups WHERE day = %(day)s
