@@ -13,7 +13,10 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from psycopg2 import sql
@@ -23,7 +26,14 @@ from metamon_assets.warehouse.migrations import migrate
 from metamon_assets.warehouse.postgres import ADMINISTRATOR, EmbeddedPostgres
 from metamon_assets.warehouse.roles import OWNER, WRITER, ensure_roles
 
+if TYPE_CHECKING:
+    from metamon_assets_tests.sample import Pipeline
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Tests must not depend on a home that somebody has here: the partitions' first day comes from the configuration.
+for name in ("METAMON_CONFIG", "METAMON_DATABASE_URL"):
+    os.environ.pop(name, None)
+os.environ["METAMON_HOME"] = str(REPOSITORY / ".metamon-of-tests-is-not-there")
 TEMPLATE = "metamon"
 # Tests lose nothing by a crash of the machine, so nothing needs to reach the disk. (Tests of durability make their own server.)
 TEST_SETTINGS = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "128MB", "max_wal_size": "1GB", "autovacuum": "off"}
@@ -84,12 +94,19 @@ def postgres(new_home: Callable[[str], Path]) -> EmbeddedPostgres:
 @pytest.fixture
 def database_name(postgres: EmbeddedPostgres) -> Iterator[str]:
     """A fresh copy of the migrated database, dropped after the test."""
+    with copied(postgres, TEMPLATE) as name:
+        yield name
+
+
+@contextmanager
+def copied(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
+    """A copy of a database for as long as the block lasts. Nobody may be connected to ``template``."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     administrator = connect(postgres.url("postgres", ADMINISTRATOR))
     administrator.autocommit = True  # CREATE DATABASE takes no transaction
     try:
         with administrator.cursor() as cursor:
-            names = {"name": sql.Identifier(name), "template": sql.Identifier(TEMPLATE), "owner": sql.Identifier(OWNER)}
+            names = {"name": sql.Identifier(name), "template": sql.Identifier(template), "owner": sql.Identifier(OWNER)}
             cursor.execute(sql.SQL("CREATE DATABASE {name} TEMPLATE {template} OWNER {owner}").format(**names))
             # Rights on a database are not copied with it.
             cursor.execute(sql.SQL("REVOKE ALL ON DATABASE {name} FROM PUBLIC").format(**names))
@@ -100,6 +117,34 @@ def database_name(postgres: EmbeddedPostgres) -> Iterator[str]:
             cursor.execute(sql.SQL("DROP DATABASE {name} WITH (FORCE)").format(**names))
     finally:
         administrator.close()
+
+
+@pytest.fixture(scope="session")
+def computed(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A database in which the days of ``sample`` are computed, five-minute rows included, and the home they came from."""
+    from metamon_assets.metrics.rollups import refresh_days
+    from metamon_assets_tests import sample
+
+    home = sample.write_home(tmp_path_factory.mktemp("sample") / "home")
+    with copied(postgres, TEMPLATE) as name, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("METAMON_HOME", str(home))
+        url = postgres.url(name, WRITER)
+        sample.Pipeline(url).run(*sample.DAYS)
+        connection = connect(url)
+        refresh_days(connection, sample.DAYS, datetime.combine(sample.DAYS[-1], time(23, 59), UTC))
+        connection.close()
+        yield name, home
+
+
+@pytest.fixture
+def pipeline(postgres: EmbeddedPostgres, computed: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
+    """The pipeline over a copy of the ``computed`` database, with a new instance of Dagster that knows of no run."""
+    from metamon_assets_tests import sample
+
+    template, home = computed
+    monkeypatch.setenv("METAMON_HOME", str(home))
+    with copied(postgres, template) as name:
+        yield sample.Pipeline(postgres.url(name, WRITER))
 
 
 @pytest.fixture

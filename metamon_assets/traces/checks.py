@@ -183,14 +183,14 @@ totals_match_children = sql_check(
 feedback_finds_its_run = sql_check(
     asset="feedback",
     name="feedback_finds_its_run",
-    description="Feedback on a run is about a run that is here (at least 95 % of the day's).",
+    description="Feedback on a run is about a run that is here: all of the day's but 5 %, or but one.",
     severity=dg.AssetCheckSeverity.WARN,
     query="""
         WITH given AS (SELECT f.day, EXISTS (SELECT FROM metamon.traces t WHERE t.run_id = f.run_id AND t.day BETWEEN f.day - 31 AND f.day)
                 OR EXISTS (SELECT FROM metamon.spans s WHERE s.run_id = f.run_id AND s.day BETWEEN f.day - 31 AND f.day) AS known
             FROM metamon.feedback f WHERE f.day = ANY(%(days)s) AND f.run_id IS NOT NULL)
         SELECT day, format('%%s of %%s are about runs that are not here', count(*) FILTER (WHERE NOT known), count(*))
-        FROM given GROUP BY day HAVING count(*) FILTER (WHERE known) < 0.95 * count(*)""",
+        FROM given GROUP BY day HAVING count(*) FILTER (WHERE NOT known) > greatest(1, 0.05 * count(*))""",
 )
 
 checks = [
