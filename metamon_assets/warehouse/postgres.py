@@ -356,6 +356,8 @@ class EmbeddedPostgres:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT rolname FROM pg_roles WHERE rolcanlogin UNION ALL SELECT 'database ' || datname FROM pg_database")
                 existing = {name for (name,) in cursor}
+                # The passwords are 256 bits of a hash: stretching them too would only slow down every connection.
+                cursor.execute("SET scram_iterations = 1")
                 for role in (OWNER, WRITER, ANALYST, DAGSTER):
                     if role not in existing:
                         login = (sql.Identifier(role), sql.Literal(self._password(role)))
