@@ -239,17 +239,26 @@ class RunMerge:
 
     def _drop_spans_outside(self) -> None:
         """Spans of traces that this read was not asked for."""
-        self.counts.outside += self._execute(
-            "DELETE FROM staged_spans a USING (SELECT DISTINCT trace_id, project FROM outside_traces) b WHERE {same_trace}"
+        self.counts.outside += self._drop_staged_spans(
+            "USING (SELECT DISTINCT trace_id, project FROM outside_traces) b WHERE {same_trace}"
             " AND NOT EXISTS (SELECT FROM trace_roots r WHERE r.trace_id = a.trace_id AND r.project = a.project AND r.in_read)"
         )
         if self._window is None:
             return
-        self.counts.outside += self._execute(
-            "DELETE FROM staged_spans a USING trace_roots b WHERE {same_trace} AND NOT b.in_read"
+        self.counts.outside += self._drop_staged_spans(
+            "USING trace_roots b WHERE {same_trace} AND NOT b.in_read"
             " AND (b.day < %(first)s OR b.day > %(last)s)",
             first=self._window.start.date(),
             last=(self._window.end - timedelta(microseconds=1)).date(),
+        )
+
+    def _drop_staged_spans(self, using: str, **values: Any) -> int:
+        """Delete spans (a) of this read together with their payloads; gives the number of spans."""
+        return self._execute(
+            f"WITH dropped AS (DELETE FROM staged_spans a {using} RETURNING a.project, a.run_id),"
+            " payloads AS (DELETE FROM staged_payloads p USING dropped d WHERE p.run_id = d.run_id AND p.project = d.project)"
+            " SELECT FROM dropped",
+            **values,
         )
 
     def _infer_roots(self) -> None:
@@ -289,7 +298,7 @@ class RunMerge:
     def _drop_rootless_outside(self, window: Window) -> None:
         outside = "SELECT trace_id, project FROM rootless GROUP BY 1, 2 HAVING min(start_time) < %(start)s OR min(start_time) >= %(end)s"
         values: dict[str, Any] = {"start": window.start, "end": window.end}
-        self.counts.outside += self._execute(f"DELETE FROM staged_spans a USING ({outside}) b WHERE {{same_trace}}", **values)
+        self.counts.outside += self._drop_staged_spans(f"USING ({outside}) b WHERE {{same_trace}}", **values)
         self._execute(f"DELETE FROM rootless a USING ({outside}) b WHERE {{same_trace}}", **values)
 
     def _settle_moves(self, roots: sql.Composable, days: Sequence[date]) -> int:
@@ -374,7 +383,8 @@ class RunMerge:
         in_place = "t.day = ANY(%(days)s) AND t.source = %(source)s"
         for target, condition in ((TRACES.staged(), "true"), (TRACES.qualified, in_place)):
             self._execute(
-                f"{_FILL_ROOTS} WHERE t.run_id = c.run_id AND t.project = c.project AND t.day = c.day AND {condition} AND ({_FILL_DIFFERS})",
+                f"{_FILL_ROOTS} WHERE t.run_id = c.run_id AND t.project = c.project AND t.day = c.day AND {condition}"
+                f" AND ({_FILL_DIFFERS})",
                 roots=target,
                 days=root_days,
             )
@@ -428,7 +438,8 @@ _TRACE_TOTALS = (
         for column, run_type in _CALLS.items()
     )
     + ", min(c.start_time) AS start_time, max(c.end_time) AS end_time,"
-    " CASE WHEN bool_or(c.status = 'pending') THEN 'pending' WHEN bool_or(c.status = 'error' AND topmost) THEN 'error' ELSE 'success' END AS status"
+    " CASE WHEN bool_or(c.status = 'pending') THEN 'pending' WHEN bool_or(c.status = 'error' AND topmost) THEN 'error'"
+    "   ELSE 'success' END AS status"
     " FROM (SELECT c.*, c.run_type IN ('llm', 'embedding') AND NOT EXISTS (SELECT FROM trace_runs i"
     "   WHERE i.root_run_id = c.root_run_id AND i.parent_run_id = c.run_id AND i.run_type = c.run_type) AS model_call,"
     "   NOT EXISTS (SELECT FROM trace_runs i WHERE i.root_run_id = c.root_run_id AND i.run_id = c.parent_run_id) AS topmost"
@@ -439,7 +450,10 @@ _NEW_DERIVED = (
     + ", ".join(f"CASE WHEN {_ours(column)} AND c.{column} IS NOT NULL THEN '{column}' END" for column in DERIVED)
     + "]) name WHERE name IS NOT NULL), '{{}}')"
 )
-_COST_SOURCE = f"CASE WHEN NOT COALESCE({_ours('total_cost')}, false) THEN t.cost_source WHEN c.total_cost IS NULL THEN 'unpriced' ELSE c.cost_source END"
+_COST_SOURCE = (
+    f"CASE WHEN NOT COALESCE({_ours('total_cost')}, false) THEN t.cost_source"
+    " WHEN c.total_cost IS NULL THEN 'unpriced' ELSE c.cost_source END"
+)
 # A root that nobody saw lasts from the first of its runs to the last, and fails when one of the topmost fails.
 _INFERRED = {
     "start_time": "c.start_time",
