@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
-from dagster._core.storage.event_log.base import PartitionKeyFilter
+from dagster._core.storage.event_log.base import PartitionKeyFilter  # type: ignore[attr-defined]
 
 from metamon_assets import jobs
 from metamon_assets.definitions import build_definitions

@@ -88,7 +88,7 @@ def _asset(node: Any) -> dict[str, Any]:
 
 def _partitions(partitions: dg.PartitionsDefinition | None) -> str | None:
     if not isinstance(partitions, dg.DailyPartitionsDefinition):
-        return partitions and type(partitions).__name__
+        return None if partitions is None else type(partitions).__name__
     return f"daily {partitions.timezone} from the first day, up to today {partitions.end_offset - 1:+d}"
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from metamon_assets import jobs, partitions
 from metamon_assets.config import Settings
+from metamon_assets.traces.sensors import late_days
+from metamon_assets.warehouse import connect
 from metamon_assets_tests.sample import DAYS, Pipeline
 
 COUNTED = {
@@ -68,6 +70,16 @@ def test_a_single_day(fresh: Pipeline) -> None:
     assert jobs.computed_days(fresh.instance) == {day}
 
 
+def test_days_that_were_not_asked_for_stay_untouched(fresh: Pipeline) -> None:
+    fresh.run(*DAYS[:2])
+
+    for table in ("traces", "spans", "payloads"):
+        assert fresh.rows(f"SELECT DISTINCT day FROM metamon.{table} ORDER BY day") == [(day,) for day in DAYS[:2]], table
+    connection = connect(fresh.url)
+    assert late_days(connection, 0)[0] == {}, "the run has computed all that its reads have changed"
+    connection.close()
+
+
 def test_again_and_day_by_day_give_the_same(fresh: Pipeline, pipeline: Pipeline) -> None:
     for day in reversed(DAYS):
         fresh.run(day)
@@ -107,7 +119,7 @@ def test_a_blocking_check_stops_the_metrics(pipeline: Pipeline, days: list[date]
 
 def test_chunks_are_runs_of_neighbours() -> None:
     days = [*DAYS, date(2024, 3, 9), date(2024, 3, 10)]
-    assert list(jobs.chunks(reversed(days), most=2)) == [DAYS[:2], DAYS[2:], days[3:]]
+    assert list(jobs.chunks(days[::-1], most=2)) == [DAYS[:2], DAYS[2:], days[3:]]
 
 
 def test_partitions_are_utc_days_up_to_today() -> None:

@@ -54,7 +54,9 @@ def books(database: str) -> Iterator[Books]:
 def requested(day: int) -> list[dg.RunRequest]:
     """What the schedule asks for in the night to a day of November 2026."""
     with dg.build_schedule_context(scheduled_execution_time=datetime(2026, 11, day, 0, 15, tzinfo=UTC)) as context:
-        return list(daily_schedule(jobs.DAILY)(context))
+        requests = daily_schedule(jobs.DAILY)(context)
+        assert isinstance(requests, list)
+        return requests
 
 
 def test_the_schedule_asks_for_the_last_three_days_that_are_over() -> None:
