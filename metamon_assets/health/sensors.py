@@ -35,9 +35,7 @@ def run_failures(context: dg.RunFailureSensorContext, warehouse: Warehouse) -> N
     run = context.dagster_run
     start, end = run.tags.get("dagster/asset_partition_range_start"), run.tags.get("dagster/asset_partition_range_end")
     events = context.get_step_failure_events()
-    reasons = [event.step_failure_data.error.message.strip() for event in events if event.step_failure_data.error] or [
-        context.failure_event.message or ""
-    ]
+    reasons = [_cause(event) for event in events if event.step_failure_data.error] or [context.failure_event.message or ""]
     failure = RunFailure(
         dagster_run_id=run.run_id,
         job_name=run.job_name,
@@ -49,3 +47,11 @@ def run_failures(context: dg.RunFailureSensorContext, warehouse: Warehouse) -> N
     with warehouse.connection() as connection:
         record_failure(connection, failure)
     context.log.warning("%s failed for %s: %s", failure.job_name, failure.partition_key, failure.message)
+
+
+def _cause(event: dg.DagsterEvent) -> str:
+    """What went wrong in the step itself; Dagster's own error around it only says that something did."""
+    error = event.step_failure_data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return error.message.strip() if error is not None else ""
