@@ -31,15 +31,11 @@ class PipelineError(MetamonError):
 def run_days(settings: Settings, from_day: date | None, to_day: date | None, *, progress: Say) -> Summary:
     """Compute every day from ``from_day`` to ``to_day``; gives the report.
 
-    Without bounds: every day up to yesterday that something is known for and that was not computed since.
+    Without bounds: every day that something is known for and that was not computed since.
     Raises PipelineError at the end when days failed; the others are done.
     """
     from metamon_assets.supervisor import dagster_environment
 
-    if not settings.sources:
-        raise PipelineError(
-            f"No sources are configured. List them under `sources:` in {settings.config_path}, or see the sample world with `make run`."
-        )
     with server.ready(settings, progress) as url:
         os.environ.update(dagster_environment(settings))
         connection = connect(url)
@@ -74,6 +70,12 @@ def _compute(connection: Connection, settings: Settings, from_day: date | None, 
                 except jobs.JobError as error:
                     failed.append(str(error))
                 advance(chunk)
+        # Rows that came with a later day, such as late feedback, changed days that had been computed before.
+        for chunk in jobs.chunks(sorted(_outdated_days(connection))):
+            try:
+                jobs.execute(definitions, instance, jobs.REFRESH_METRICS, chunk)
+            except jobs.JobError as error:
+                failed.append(str(error))
         return done, failed
 
 
@@ -85,15 +87,30 @@ def _days_to_run(
 
     today = datetime.now(UTC).date()
     available = available_days(connection, open_sources(connection, settings), today)
-    wanted = available.days if from_day or to_day else (available.days - computed) | available.unread
-    first, last = from_day or settings.start_day, to_day or max(today, date.min)
+    if not available.days and not settings.sources:
+        raise PipelineError(
+            f"There is nothing to compute: list sources under `sources:` in {settings.config_path}, load files with"
+            " `metamon ingest PATH`, or see the sample world with `make run`."
+        )
+    wanted = available.days if from_day or to_day else (available.days - computed) | available.unread | _outdated_days(connection)
+    first, last = from_day or settings.start_day, to_day or today
     early = sorted(day for day in available.days if day < settings.start_day)
     if early:
         raise PipelineError(
             f"There is data of {early[0]} and {len(early) - 1} more days before the first day that is kept, {settings.start_day}:"
             f" set `start_day: {early[0]}` in {settings.config_path}."
         )
-    return sorted(day for day in wanted if first <= day <= last and (day < today or from_day or to_day or day in available.unread))
+    return sorted(day for day in wanted if first <= day <= last)
+
+
+def _outdated_days(connection: Connection) -> set[date]:
+    """Days whose rows changed after their metrics were computed."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT DISTINCT d.day FROM metamon.ingestion_ledger l, unnest(l.days) d(day)"
+            " WHERE l.status = 'complete' AND l.finished_at > (SELECT max(refreshed_at) FROM metamon.daily_metrics m WHERE m.day = d.day)"
+        )
+        return {day for (day,) in cursor.fetchall()}
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from metamon_assets.warehouse.postgres import EmbeddedPostgres
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 SPECIFICATION = REPOSITORY.parent / "shared" / "SPEC.md"
+RECORDINGS = Path(os.environ.get("METAMON_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
 STATUSES = {"works", "partly", "not yet"}
 
 # Commands that are not run here, and why.
@@ -38,6 +39,7 @@ ELSEWHERE = {
     r"make (lint|types)": "run by .ci/run",
     r"metamon up": "runs until Ctrl-C; see test_supervisor",
     r"git clone .*": "needs the network",
+    **({} if RECORDINGS.is_dir() else {r".*\$DATA.*": "needs the recordings, which are not here"}),
 }
 
 
@@ -90,7 +92,7 @@ def home() -> Iterator[Path]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_the_commands_of_the_documents_run(document: Path, home: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("METAMON_")}
-    environment |= {"METAMON_HOME": str(home), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment |= {"METAMON_HOME": str(home), "DATA": str(RECORDINGS), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for command in commands_of(document):
         if command.elsewhere:
             continue

@@ -15,7 +15,7 @@ _RAW = """
     SELECT day, count(*) AS requests, count(*) FILTER (WHERE status = 'success') AS successes,
         count(*) FILTER (WHERE status = 'error') AS errors,
         count(*) FILTER (WHERE status = 'pending') AS pending,
-        count(latency_seconds) FILTER (WHERE status <> 'pending') AS latency_count,
+        count(latency_seconds) AS latency_count,
         count(quality_score) AS quality_count, count(total_cost) AS priced_requests,
         count(*) FILTER (WHERE total_cost IS NULL) AS unpriced_requests, sum(total_cost) AS total_cost
     FROM metamon.traces WHERE day = ANY(%(days)s) GROUP BY day"""

@@ -83,8 +83,8 @@ class Summary:
             yield "Nothing has come in yet: the sources had no traces. `metamon doctor` says what is configured."
             return
         yield ""
-        yield f"{self.first_day} to {self.last_day}: {self.days} days with traces" + (" (simulated)" if self.simulated else "")
-        yield f"  computed now   {self.days_computed} days" + ("" if self.days_computed else ": everything was up to date")
+        yield f"{self.first_day} to {self.last_day}: {_days(self.days)} with traces" + (" (simulated)" if self.simulated else "")
+        yield f"  computed now   {_days(self.days_computed)}" + ("" if self.days_computed else ": everything was up to date")
         others = f"{self.spans:,} spans, {self.feedback:,} feedback, {self.gauge_samples:,} gauge samples"
         yield f"  came in        {self.traces:,} traces, {others}"
         yield f"  failed         {self.errors:,} traces ({self.errors / self.traces:.2%}); {self.pending:,} have not ended"
@@ -148,6 +148,10 @@ def summarise(connection: Connection, settings: Settings, *, days_computed: int)
 def _agent(row: Row) -> tuple[str, ...]:
     name, requests, rate, cost, latency = row
     return (name, f"{requests:,}", "–" if rate is None else f"{rate:.2%}", _dollars(cost), _seconds(latency))
+
+
+def _days(count: int) -> str:
+    return "1 day" if count == 1 else f"{count} days"
 
 
 def _seconds(value: float | None) -> str:

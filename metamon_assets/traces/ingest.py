@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
     from psycopg2.extensions import cursor as Cursor
 
+FEEDBACK_REACHES_BACK = 31  # days before it was given in which the trace that it is about is looked for
 Progress = Callable[[int], None]  # called with the rows read so far
 
 # Kinds whose rows stand for themselves: where they go, what puts them in order, and into a day and a window.
@@ -151,7 +152,24 @@ def _read_simple(cursor: Cursor, source: Source, entry: LedgerEntry, batches: It
     ledger.quarantine(cursor, entry, conflicts, rules.redactor, store_payloads=rules.store_payloads)
     merged, changed = merge.merge_staged(cursor, table)
     entry.rows_inserted, entry.rows_updated, entry.rows_unchanged = merged.inserted, merged.updated, merged.unchanged
-    entry.days = tuple(changed)
+    days_of_traces = _days_judged(cursor) if entry.kind is Kind.FEEDBACK and entry.rows_written else []
+    entry.days = tuple(sorted({*changed, *days_of_traces}))
+
+
+def _days_judged(cursor: Cursor) -> list[date]:
+    """The days of the traces that the staged feedback is about: their metrics count it, however late it came."""
+    cursor.execute("SELECT min(day) - %s, max(day) FROM staged_feedback", (FEEDBACK_REACHES_BACK,))
+    first, last = cursor.fetchone()  # type: ignore[misc]
+    cursor.execute(
+        "SELECT DISTINCT t.day FROM staged_feedback f JOIN metamon.traces t ON t.source = f.source AND t.project = f.project"
+        " AND t.trace_id = f.trace_id WHERE t.day BETWEEN %(first)s AND %(last)s"
+        " UNION SELECT DISTINCT r.day FROM staged_feedback f JOIN metamon.traces r ON r.source = f.source AND r.project = f.project"
+        " AND r.run_id = f.run_id WHERE r.day BETWEEN %(first)s AND %(last)s"
+        " UNION SELECT DISTINCT s.day FROM staged_feedback f JOIN metamon.spans s ON s.source = f.source AND s.project = f.project"
+        " AND s.run_id = f.run_id WHERE s.day BETWEEN %(first)s AND %(last)s",
+        {"first": first, "last": last},
+    )
+    return [day for (day,) in cursor.fetchall()]
 
 
 def _normalised(
