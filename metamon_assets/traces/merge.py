@@ -8,12 +8,12 @@ the writing; everything happens in the caller's transaction.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import psycopg2.errors
 from psycopg2 import sql
 
@@ -118,7 +118,7 @@ class RunMerge:
         roots = roots.drop_columns(["inputs", "outputs"])
         for day in pc.unique(roots["day"]).to_pylist():
             of_day = roots.filter(pc.equal(roots["day"], day))
-            if alone and day not in self._direct_days and merge.begin_partition(self._cursor, TRACES, day, wait=False):
+            if alone and day not in self._direct_days and self._begin_day(day):
                 self._direct_days.add(day)
             if alone and day in self._direct_days:
                 merge.copy_rows(self._cursor, merge.loading(TRACES, day), of_day)
@@ -126,6 +126,11 @@ class RunMerge:
             else:
                 merge.copy_rows(self._cursor, TRACES.staged(), of_day)
                 self._staged_days.add(day)
+
+    def _begin_day(self, day: date) -> bool:
+        """Whether this read is the one that builds the day. The day is locked before its partition, as in ``finish``:
+        in the other order two readers of a new day would wait for each other."""
+        return merge.try_lock_day(self._cursor, self._source, day) and merge.begin_partition(self._cursor, TRACES, day, wait=False)
 
     def _add_payloads(self, *tables: pa.Table) -> None:
         import pyarrow.compute as pc
@@ -152,6 +157,7 @@ class RunMerge:
             self._find_roots()
             self._infer_roots()
             self._place_spans()
+            self._drop_older_spans()
             self._complete_roots()
         self._merge(restaged)
         return self.counts
@@ -282,7 +288,7 @@ class RunMerge:
             "   user_id, conversation_id, environment, min(start_time) OVER w, max(end_time) OVER w,"
             "   extract(epoch FROM max(end_time) OVER w - min(start_time) OVER w),"
             "   CASE WHEN bool_or(status = 'pending') OVER w THEN 'pending' WHEN bool_or(status = 'error' AND topmost) OVER w THEN 'error'"
-            "     ELSE 'success' END, 'unpriced', variant, true, observed_time"
+            "     WHEN bool_or(status = 'abandoned') OVER w THEN 'abandoned' ELSE 'success' END, 'unpriced', variant, true, observed_time"
             " FROM (SELECT s.*, NOT EXISTS (SELECT FROM rootless p WHERE p.trace_id = s.trace_id AND p.run_id = s.parent_run_id) AS topmost"
             "   FROM rootless s) s"
             f" WINDOW w AS (PARTITION BY {by_trace}) ORDER BY {by_trace}, topmost DESC, start_time, run_id"
@@ -319,7 +325,7 @@ class RunMerge:
             " FROM {roots} s JOIN metamon.traces t ON t.run_id = s.run_id AND t.project = s.project AND t.source = s.source"
             " AND t.day <> s.day AND (t.status = 'pending' OR t.day = ANY(%(near)s))"
             " UNION ALL SELECT a.run_id, a.project, a.trace_id, a.day, b.day, true FROM metamon.traces a JOIN {roots} b ON {same_trace}"
-            " WHERE a.root_inferred AND a.source = %(source)s AND a.run_id <> b.run_id AND NOT b.root_inferred",
+            " WHERE a.root_inferred AND a.source = %(source)s AND (a.run_id, a.project) <> (b.run_id, b.project) AND NOT b.root_inferred",
             roots=roots,
             near=near,
         )
@@ -335,9 +341,11 @@ class RunMerge:
             " AND t.run_id = m.run_id AND t.project = m.project AND t.day = m.old_day"
         )
         self._execute(
-            "WITH moved AS (DELETE FROM metamon.payloads p USING moves m WHERE m.newer AND p.source = %(source)s AND p.day = m.old_day"
-            "   AND p.project = m.project AND (p.run_id = m.run_id OR p.run_id IN"
-            "     (SELECT run_id FROM metamon.spans x WHERE x.trace_id = m.trace_id AND x.day = m.old_day AND x.source = %(source)s))"
+            "WITH moved AS (DELETE FROM metamon.payloads p USING ("
+            "     SELECT run_id, project, old_day, new_day FROM moves WHERE newer"
+            "     UNION SELECT a.run_id, a.project, b.old_day, b.new_day FROM metamon.spans a JOIN moves b ON {same_trace}"
+            "     WHERE b.newer AND a.source = %(source)s AND a.day = b.old_day) m"
+            "   WHERE p.source = %(source)s AND p.run_id = m.run_id AND p.project = m.project AND p.day = m.old_day"
             "   RETURNING m.new_day, p.source, p.project, p.run_id, p.inputs, p.outputs, p.observed_time)"
             " INSERT INTO staged_payloads (day, source, project, run_id, inputs, outputs, observed_time) SELECT * FROM moved"
         )
@@ -360,6 +368,16 @@ class RunMerge:
         self._execute(
             "UPDATE staged_payloads p SET day = s.day FROM staged_spans s"
             " WHERE p.run_id = s.run_id AND p.project = s.project AND p.day <> s.day"
+        )
+
+    def _drop_older_spans(self) -> None:
+        """A span older than the one that is here stays out, before its root takes figures from it."""
+        self.counts.unchanged += self._execute(
+            "DELETE FROM staged_spans s USING metamon.spans t"
+            " WHERE t.run_id = s.run_id AND t.project = s.project AND t.source = s.source AND t.day = s.day AND t.day = ANY(%(days)s)"
+            " AND t.content_hash <> s.content_hash"
+            f" AND ({SPANS.version.format(row='t')}, t.content_hash) > ({SPANS.version.format(row='s')}, s.content_hash)",
+            days=self._days_of("staged_spans"),
         )
 
     def _complete_roots(self) -> None:
@@ -405,7 +423,7 @@ class RunMerge:
         self.counts.inserted -= restaged + self.counts.inferred
         _, days = merge.merge_staged(self._cursor, PAYLOADS)
         self.counts.days.update(days)
-        for day in self.counts.days:
+        for day in sorted(self.counts.days):
             merge.ensure_partitions(self._cursor, (TRACES, SPANS, PAYLOADS), day)
 
 
@@ -439,7 +457,7 @@ _TRACE_TOTALS = (
     )
     + ", min(c.start_time) AS start_time, max(c.end_time) AS end_time,"
     " CASE WHEN bool_or(c.status = 'pending') THEN 'pending' WHEN bool_or(c.status = 'error' AND topmost) THEN 'error'"
-    "   ELSE 'success' END AS status"
+    "   WHEN bool_or(c.status = 'abandoned') THEN 'abandoned' ELSE 'success' END AS status"
     " FROM (SELECT c.*, c.run_type IN ('llm', 'embedding') AND NOT EXISTS (SELECT FROM trace_runs i"
     "   WHERE i.root_run_id = c.root_run_id AND i.parent_run_id = c.run_id AND i.run_type = c.run_type) AS model_call,"
     "   NOT EXISTS (SELECT FROM trace_runs i WHERE i.root_run_id = c.root_run_id AND i.run_id = c.parent_run_id) AS topmost"
@@ -479,6 +497,6 @@ def _conflict(row: dict[str, object]) -> Reject:
         reason="conflicting_duplicate",
         detail=f"run {run_id} stands twice in this read with different contents; one version was kept. Give each run an id of its own.",
         location=f"run {run_id}",
-        raw=orjson.dumps(row).decode(),
+        raw=json.dumps(row, ensure_ascii=False),  # not orjson: a number in metadata may be larger than 64 bits
         run_id=run_id,
     )

@@ -211,6 +211,12 @@ def lock_day(cursor: Cursor, source: str, day: date) -> None:
     cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"day:{source}:{day}",))
 
 
+def try_lock_day(cursor: Cursor, source: str, day: date) -> bool:
+    """``lock_day`` without waiting; False when another writer has the day."""
+    cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", (f"day:{source}:{day}",))
+    return bool(cursor.fetchone()[0])  # type: ignore[index]
+
+
 def begin_partition(cursor: Cursor, table: MergeTable, day: date, *, wait: bool) -> bool:
     """Create the unattached table for a day that does not exist yet; False when the day exists (or, without
     ``wait``, when somebody else is making it)."""

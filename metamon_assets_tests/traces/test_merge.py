@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -296,3 +298,75 @@ def test_a_failed_read_leaves_everything_as_it_was(connection: Any) -> None:
         merge.finish()
         raise RuntimeError("the source broke")
     assert everything(connection) == before
+
+
+def test_an_older_reading_of_a_call_does_not_undo_its_root(connection: Any) -> None:
+    call: dict[str, Any] = {"run_type": "llm", "total_tokens": 15, "total_cost": "0.01"}
+    read(connection, table(run("root"), run("a", "root", "root", **call)))
+    before = everything(connection)
+    counts = read(connection, table(run("root"), run("a", "root", "root", seconds=None, run_type="llm")))
+    assert (counts.updated, counts.unchanged, counts.days) == (0, 2, set())
+    assert everything(connection) == before
+
+
+def test_given_up_children_leave_their_inferred_root_given_up(connection: Any) -> None:
+    child = table(run("a", "root", "root", seconds=None))
+    read(connection, child)
+    with connection, connection.cursor() as cursor:
+        for relation in ("traces", "spans"):
+            cursor.execute(f"UPDATE metamon.{relation} SET status = 'abandoned'")
+    read(connection, child)
+    assert rows(connection, "SELECT status FROM metamon.traces UNION ALL SELECT status FROM metamon.spans") == [("abandoned",)] * 2
+
+
+@pytest.mark.parametrize("start", [NOON, MIDNIGHT + timedelta(seconds=5)])
+def test_the_real_root_replaces_an_inferred_one_of_another_project(connection: Any, start: datetime) -> None:
+    read(connection, table(run("child", "t", "root", source="otlp", project="b", start=start, inputs="hello")), source="otlp")
+    root = run("root", "t", source="otlp", project="a", start=NOON, seconds=86_400.0)
+    read(connection, table(root), source="otlp")
+    assert rows(connection, "SELECT run_id, project, root_inferred FROM metamon.traces") == [("root", "a", False)]
+    assert rows(connection, "SELECT day FROM metamon.spans UNION ALL SELECT day FROM metamon.payloads") == [(DAY,), (DAY,)]
+
+
+def test_contradictions_with_numbers_beyond_64_bits_are_quarantined(connection: Any) -> None:
+    counts = read(connection, table(run("r", metadata='{"n": 1e30}'), run("r", metadata='{"n": 2e30}')))
+    assert [conflict.reason for conflict in counts.conflicts] == ["conflicting_duplicate"]
+
+
+def test_two_readers_of_a_new_day_do_not_wait_for_each_other(connection: Any, database: str) -> None:
+    outcome: list[Any] = []
+
+    def read_beside() -> None:
+        other = connect(database)
+        try:
+            outcome.append(read(other, table(run("b", project="other"))).inserted)
+        except Exception as error:  # noqa: BLE001 - looked at below
+            outcome.append(error)
+        finally:
+            other.close()
+
+    with connection, connection.cursor() as cursor:
+        merge = RunMerge(cursor, "files", None)
+        merge.add(table(run("a")))
+        thread = threading.Thread(target=read_beside)
+        thread.start()
+        while not _waiting(database):
+            time.sleep(0.02)
+        merge.finish()
+    thread.join()
+    assert outcome == [1]
+    assert rows(connection, "SELECT run_id FROM metamon.traces ORDER BY 1") == [("a",), ("b",)]
+
+
+def _waiting(database: str) -> bool:
+    watcher = connect(database)
+    try:
+        return bool(
+            rows(
+                watcher,
+                "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            )
+        )
+    finally:
+        watcher.close()
