@@ -16,7 +16,7 @@ from metamon_assets.metrics.assets import GROUP as METRICS
 
 DAILY = "daily"
 REFRESH_METRICS = "refresh_metrics"
-LAST_ASSET = "daily_metrics"  # what everything else of a day leads to
+FIRST_ASSET, LAST_ASSET = "traces", "daily_metrics"  # what a day begins with, and what everything else of it leads to
 
 daily = dg.define_asset_job(
     DAILY,
@@ -46,8 +46,9 @@ def instance() -> dg.DagsterInstance:
 
 
 def computed_days(instance: dg.DagsterInstance) -> frozenset[date]:
-    """The days whose last asset is there."""
-    return frozenset(date.fromisoformat(key) for key in instance.get_materialized_partitions(dg.AssetKey(LAST_ASSET)))
+    """The days that were read and computed. (Metrics alone are also refreshed for days that were never read.)"""
+    first, last = (instance.get_materialized_partitions(dg.AssetKey(asset)) for asset in (FIRST_ASSET, LAST_ASSET))
+    return frozenset(map(date.fromisoformat, first & last))
 
 
 def chunks(days: Sequence[date], most: int = partitions.MAX_DAYS_PER_RUN) -> Iterator[list[date]]:

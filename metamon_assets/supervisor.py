@@ -335,6 +335,7 @@ def dagster_environment(settings: Settings) -> dict[str, str]:
         "METAMON_HOME": str(settings.home),
         "METAMON_CONFIG": str(settings.config_path) if settings.config_path.exists() else "",
         "METAMON_DAGSTER_URL": server.dagster_url(settings),
+        "DAGSTER_EVENT_BATCH_SIZE": "100",  # the materialisations of a range are stored together
     }
 
 
