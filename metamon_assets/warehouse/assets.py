@@ -113,4 +113,8 @@ def _cell(value: Any) -> str:
         if isinstance(value, int) and not isinstance(value, bool)
         else str(value)
     )
-    return text.replace("\n", " ").replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "'").replace("[", "\\[")
+    # As entities, not with backslashes: a backslash of the stranger's own before the character would undo ours.
+    return " ".join(text.splitlines()).translate(_DEFUSED)
+
+
+_DEFUSED = str.maketrans({"&": "&amp;", "<": "&lt;", "|": "&#124;", "`": "&#96;", "[": "&#91;", "\\": "&#92;"})

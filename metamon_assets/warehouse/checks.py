@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from metamon_assets import partitions
+from metamon_assets.warehouse.assets import markdown_table
 from metamon_assets.warehouse.expectations import Between, Failure, failures, profile
 from metamon_assets.warehouse.resources import Warehouse
 
@@ -147,9 +148,7 @@ def _report_each(
 
 def _together(verdicts: Mapping[date, Verdict], severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
     failed = {day: verdict for day, verdict in sorted(verdicts.items()) if not verdict.passed}
-    days = dg.MetadataValue.md(
-        "\n".join(["| day | finding |", "| --- | --- |", *(f"| {day} | {verdict.description} |" for day, verdict in failed.items())])
-    )
+    days = markdown_table(("day", "finding"), ((day, verdict.description) for day, verdict in failed.items()))
     return dg.AssetCheckResult(
         passed=not failed,
         severity=severity,
