@@ -6,6 +6,7 @@ committed together or not at all, so a window is either as the source said or as
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING
@@ -207,15 +208,13 @@ def _with_day(rows: pa.Table, time_column: str) -> pa.Table:
 
 
 def _conflict(kind: Kind, table: MergeTable, row: dict[str, object]) -> Reject:
-    import orjson
-
     key = ", ".join(str(row[column]) for column in table.key)
     return Reject(
         kind=kind,
         reason="conflicting_duplicate",
         detail=f"{key} stands twice in this read with different contents; one version was kept. Give each row an id of its own.",
         location=key,
-        raw=orjson.dumps(row).decode(),
+        raw=json.dumps(row, ensure_ascii=False),  # not orjson: a number in metadata may be larger than 64 bits
     )
 
 

@@ -253,3 +253,10 @@ def test_unchanged_files_that_cannot_hold_the_window_are_not_opened_again(connec
     next_day = Window(datetime(2026, 8, 25, tzinfo=UTC), datetime(2026, 8, 26, tzinfo=UTC))
     entry = ingest(connection, FilesSource([path], project="test", catalogue=catalogue), Kind.RUNS, next_day, rules())
     assert entry.status == "empty"
+
+
+def test_contradicting_feedback_with_numbers_beyond_64_bits_is_quarantined(connection: Any, tmp_path: Path) -> None:
+    given = {"feedback_id": "f1", "run_id": "r1", "key": "thumbs", "score": 1, "created_at": "2026-08-22T11:00:00Z"}
+    path = write(tmp_path / "feedback" / "a.jsonl", {**given, "metadata": {"n": 1e30}}, {**given, "metadata": {"n": 2e30}})
+    entry = read(connection, path.parent.parent, Kind.FEEDBACK)
+    assert (entry.rows_inserted, dict(entry.reject_reasons)) == (1, {"conflicting_duplicate": 1})
