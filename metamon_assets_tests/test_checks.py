@@ -119,9 +119,16 @@ HARMS = [
         f"{BOOK}, message) VALUES ('files', 'sample', 'runs', %(day)s::date, %(day)s::date + 1, now(), 'failed', 'the folder is gone')",
         "files sample: the last reading is failed: the folder is gone",
     ),
+    Harm(  # and a few runs that were asked for again since do not make it good
+        "traces:ledger_is_complete",
+        f"{BOOK}, message) VALUES ('files', 'sample', 'runs', %(day)s::date, %(day)s::date + 1, now(), 'failed', 'no answer');"
+        " INSERT INTO metamon.ingestion_ledger (source, project, kind, started_at, finished_at, status, rows_read, rows_updated, days)"
+        " VALUES ('files', 'sample', 'runs', now(), now(), 'complete', 1, 1, ARRAY[%(day)s::date])",
+        "files sample: the last reading is failed: no answer",
+    ),
     Harm(
         "traces:ledger_is_complete",
-        LEDGER.format("window_end = %(day)s::date") + "; INSERT INTO metamon.ingestion_ledger"
+        LEDGER.format("window_end = %(day)s::date, days = '{}'") + "; INSERT INTO metamon.ingestion_ledger"
         " (source, project, kind, window_start, window_end, started_at, finished_at, status) VALUES"
         " ('files', 'sample', 'runs', %(day)s::date + 1, %(day)s::date + 2, now(), now(), 'empty')",
         "no reading of any source covers the day",
