@@ -80,6 +80,11 @@ def ingest(
         raise IngestError(f"{where}: {error}") from error
     except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
         raise IngestError(_database_failed(connection, entry, where, error)) from error
+    except psycopg2.Error as error:
+        # Only the first line: the others hold the row, payload and all, and analysts read the ledger.
+        message = f"the database refused a row ({str(error).splitlines()[0]}); nothing was written. Please report this as a defect."
+        ledger.fail_entry(connection, entry, message)
+        raise IngestError(f"{where}: {message}") from None
     except BaseException as error:
         ledger.fail_entry(connection, entry, f"{type(error).__name__}: {error}")
         raise

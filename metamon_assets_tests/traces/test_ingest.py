@@ -260,3 +260,17 @@ def test_contradicting_feedback_with_numbers_beyond_64_bits_is_quarantined(conne
     path = write(tmp_path / "feedback" / "a.jsonl", {**given, "metadata": {"n": 1e30}}, {**given, "metadata": {"n": 2e30}})
     entry = read(connection, path.parent.parent, Kind.FEEDBACK)
     assert (entry.rows_inserted, dict(entry.reject_reasons)) == (1, {"conflicting_duplicate": 1})
+
+
+def test_a_row_that_the_database_refuses_is_not_told_to_those_who_read_the_books(
+    connection: Any, owned_database: str, tmp_path: Path
+) -> None:
+    owner = connect(owned_database)
+    with owner, owner.cursor() as cursor:
+        cursor.execute("ALTER TABLE metamon.traces ADD CHECK (error_message NOT LIKE '%private%')")
+    owner.close()
+    with pytest.raises(IngestError, match="violates check constraint") as raised:
+        read(connection, write(tmp_path / "a.jsonl", {**GOOD, "error_message": "something private"}))
+    ((status, message),) = rows(connection, "SELECT status, message FROM metamon.ingestion_ledger")
+    assert (status, "private" in message, "private" in str(raised.value)) == ("failed", False, False)
+    assert raised.value.__suppress_context__
