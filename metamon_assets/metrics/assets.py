@@ -13,7 +13,7 @@ import dagster as dg
 from metamon_assets import partitions
 from metamon_assets.metrics import charts
 from metamon_assets.metrics.rollups import refresh_days
-from metamon_assets.warehouse.assets import figures_per_day, markdown_table, report_days, table_spec
+from metamon_assets.warehouse.assets import figures_per_day, markdown_table, report_days, results, table_spec
 from metamon_assets.warehouse.resources import Warehouse
 
 GROUP = "metrics"
@@ -62,6 +62,7 @@ _FROM_QUARTERS = {column: [("fifteen_minute_metrics", column)] for column in _SU
 
 @dg.multi_asset(
     name="metrics",
+    can_subset=True,  # a backfill in the UI asks for the assets one by one
     specs=[
         table_spec("five_minute_metrics", group=GROUP, deps=["traces", "spans"], lineage=_FROM_TRACES),
         table_spec("fifteen_minute_metrics", group=GROUP, deps=["traces", "spans"], lineage=_FROM_TRACES),
@@ -88,7 +89,7 @@ def metrics(context: dg.AssetExecutionContext, warehouse: Warehouse) -> Iterator
             report_days(context, table, figures_per_day(connection, _BUCKET_FIGURES.format(table=table), days))
         report_days(context, "unit_daily", figures_per_day(connection, _UNIT_FIGURES, days))
         report_days(context, "daily_metrics", _daily_figures(connection, days))
-    yield from (dg.MaterializeResult(table) for table in ("five_minute_metrics", "fifteen_minute_metrics", "unit_daily", "daily_metrics"))
+    yield from results(context, ("five_minute_metrics", "fifteen_minute_metrics", "unit_daily", "daily_metrics"))
 
 
 def _daily_figures(connection: Any, days: list[date]) -> Mapping[date, Mapping[str, Any]]:

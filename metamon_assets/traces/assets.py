@@ -16,7 +16,7 @@ from metamon_assets.traces.ingest import ingest_days
 from metamon_assets.traces.ledger import LedgerEntry
 from metamon_assets.traces.pending import follow_pending
 from metamon_assets.traces.sources.base import Kind
-from metamon_assets.warehouse.assets import figures_per_day, markdown_table, report_days, table_spec
+from metamon_assets.warehouse.assets import figures_per_day, markdown_table, report_days, results, table_spec
 from metamon_assets.warehouse.resources import Warehouse
 
 GROUP = "traces"
@@ -101,6 +101,7 @@ def _span(entry: LedgerEntry) -> str:
 
 @dg.multi_asset(
     name="traces",
+    can_subset=True,  # a backfill in the UI asks for the assets one by one
     specs=[
         table_spec("traces", group=GROUP, kinds=["langsmith", "opentelemetry"]),
         table_spec("spans", group=GROUP, deps=["traces"], lineage=_OF_TRACES),
@@ -120,7 +121,7 @@ def traces_and_spans(context: dg.AssetExecutionContext, warehouse: Warehouse) ->
             context.log.info(str(followed))
     for table in ("traces", "spans"):
         _show(context, warehouse, table, _RUN_FIGURES.format(table=table), entries)
-        yield dg.MaterializeResult(table)
+    yield from results(context, ("traces", "spans"))
 
 
 @dg.multi_asset(

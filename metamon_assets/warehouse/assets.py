@@ -6,7 +6,7 @@ partition carries. Nothing about a particular table is told here, and nothing is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +71,11 @@ def table_spec(
 def report_days(context: dg.AssetExecutionContext, table: str, figures: Mapping[date, Mapping[str, Any]]) -> None:
     """Attach to each partition its own figures; ``figures`` has a ``rows`` for every day of the run.
 
-    One result object would stamp the same figures on every day of a range.
+    One result object would stamp the same figures on every day of a range. A table that this run was not asked for
+    (it was computed along with another) shows nothing.
     """
+    if dg.AssetKey(table) not in context.selected_asset_keys:
+        return
     for day in partitions.days_of(context):
         of_day = dict(figures[day])
         context.add_asset_metadata(
@@ -85,6 +88,11 @@ def report_days(context: dg.AssetExecutionContext, table: str, figures: Mapping[
 def _shown(value: Any) -> Any:
     """A time as Dagster shows times: in the reader's own zone."""
     return dg.MetadataValue.timestamp(value) if isinstance(value, datetime) else value
+
+
+def results(context: dg.AssetExecutionContext, tables: Sequence[str]) -> Iterator[dg.MaterializeResult]:
+    """One result for each of the tables that the run was asked for; ``tables`` stand in the order of their dependence."""
+    return (dg.MaterializeResult(table) for table in tables if dg.AssetKey(table) in context.selected_asset_keys)
 
 
 def figures_per_day(connection: Connection, query: str, days: Sequence[date]) -> dict[date, dict[str, Any]]:
