@@ -65,9 +65,9 @@ def test_recorded_model_calls(shared_data: Path, compute: Callable[..., list[dat
         calls = list(csv.DictReader(file))
     days = compute({"type": "files", "project": "probes", "path": str(path), "map": "llm-latency"})
     assert len(days) == 19
-    assert query("SELECT count(*), count(*) FILTER (WHERE status = 'error'), count(total_cost), sum(output_tokens) FROM metamon.traces") == [
-        (len(calls), 1, 0, sum(int(call["num_tokens"]) for call in calls))
-    ]
+    assert query(
+        "SELECT count(*), count(*) FILTER (WHERE status = 'error'), count(total_cost), sum(output_tokens) FROM metamon.traces"
+    ) == [(len(calls), 1, 0, sum(int(call["num_tokens"]) for call in calls))]
     by_day: dict[date, list[float]] = {}
     for call in calls:
         if float(call["total_time_s"]) > 0:

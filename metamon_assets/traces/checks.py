@@ -94,8 +94,10 @@ ledger_is_complete = sql_check(
         SELECT day, 'no reading of any source covers the day' FROM days d
         WHERE NOT EXISTS (SELECT FROM readings r WHERE r.day = d.day) AND EXISTS (SELECT FROM metamon.ingestion_ledger)
         UNION ALL
-        SELECT day, format('%%s %%s: the last reading is %%s: %%s', source, project, status, message) FROM readings
-        WHERE age = 1 AND status NOT IN ('complete', 'empty')
+        -- A later run that read the day without this source shows that the source is no longer configured.
+        SELECT day, format('%%s %%s: the last reading is %%s: %%s', source, project, status, message) FROM readings r
+        WHERE age = 1 AND status NOT IN ('complete', 'empty') AND NOT EXISTS (SELECT FROM readings n WHERE n.day = r.day AND n.whole
+            AND n.ledger_id > r.ledger_id AND n.dagster_run_id IS DISTINCT FROM r.dagster_run_id)
         UNION ALL
         SELECT day, format('ledger entry %%s: %%s rows read, %%s accounted for', ledger_id, rows_read, accounted) FROM (
             SELECT *, rows_inserted + rows_updated + rows_unchanged + rows_duplicate + rows_excluded + rows_rejected + rows_outside

@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 import psycopg2
+import psycopg2.errors
 
 from metamon_assets.errors import MetamonError
 from metamon_assets.traces import ledger
@@ -59,6 +60,26 @@ def ingest(
     Raises IngestError when the source cannot be read whole or the database fails: then no row has been written
     and, unless the database is gone, the ledger has a failed entry with the message.
     """
+    try:
+        return _ingest(connection, source, kind, window, rules, dagster_run_id, progress)
+    except _DeadlockError:
+        # Two reads that share days asked for them in different order; the other one is through by now.
+        return _ingest(connection, source, kind, window, rules, dagster_run_id, progress)
+
+
+class _DeadlockError(IngestError):
+    """The database gave this read up for another one."""
+
+
+def _ingest(
+    connection: Connection,
+    source: Source,
+    kind: Kind,
+    window: Window | None,
+    rules: Rules,
+    dagster_run_id: str | None,
+    progress: Progress | None,
+) -> LedgerEntry:
     entry = ledger.open_entry(
         connection, source.name, source.project, kind, window, started_at=datetime.now(UTC), dagster_run_id=dagster_run_id
     )
@@ -78,6 +99,9 @@ def ingest(
     except SourceError as error:
         ledger.fail_entry(connection, entry, str(error))
         raise IngestError(f"{where}: {error}") from error
+    except psycopg2.errors.DeadlockDetected as error:
+        ledger.fail_entry(connection, entry, "another read of the same days was in the way; nothing was written. Read the window again.")
+        raise _DeadlockError(f"{where}: another read of the same days was in the way; nothing was written. Read it again.") from error
     except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
         raise IngestError(_database_failed(connection, entry, where, error)) from error
     except psycopg2.Error as error:

@@ -225,7 +225,8 @@ class RunMerge:
                 "INSERT INTO trace_roots SELECT a.trace_id, a.project, b.project, b.run_id, b.day, false"
                 " FROM span_traces a JOIN metamon.traces b ON {same_trace} AND b.source = %(source)s"
                 " AND b.day BETWEEN %(first)s AND %(last)s"
-                " WHERE NOT EXISTS (SELECT FROM trace_roots r WHERE r.trace_id = a.trace_id AND r.project = a.project)",
+                " WHERE NOT EXISTS (SELECT FROM trace_roots r WHERE r.trace_id = a.trace_id AND r.project = a.project"
+                "   AND r.run_id = b.run_id AND r.root_project = b.project)",
                 first=first,
                 last=last,
             )
@@ -235,11 +236,15 @@ class RunMerge:
             if self._cursor.fetchone()[0]:  # type: ignore[index]
                 break
         self._drop_spans_outside()
-        # A root read again without its children keeps what it took from them.
+        # A root read again without its children keeps what it took from them, and so does another root of its trace.
         self._execute(
-            "INSERT INTO trace_roots SELECT s.trace_id, s.project, s.project, s.run_id, s.day, true FROM staged_traces s"
-            " JOIN metamon.traces t ON t.run_id = s.run_id AND t.project = s.project AND t.source = s.source AND t.day = s.day"
-            " WHERE t.day = ANY(%(days)s) AND t.derived_columns IS NOT NULL AND s.run_id NOT IN (SELECT run_id FROM trace_roots)",
+            "WITH again AS (SELECT a.trace_id, a.project, a.run_id AS staged, b.project AS other_project, b.run_id AS other, a.day"
+            "   FROM staged_traces a JOIN metamon.traces b ON {same_trace} AND b.source = a.source AND b.day = a.day"
+            "   WHERE b.day = ANY(%(days)s) AND b.derived_columns IS NOT NULL),"
+            " both_roots AS (SELECT trace_id, project, project AS root_project, staged AS run_id, day, true AS in_read FROM again"
+            "   UNION SELECT trace_id, project, other_project, other, day, false FROM again WHERE other <> staged)"
+            " INSERT INTO trace_roots SELECT * FROM both_roots n WHERE NOT EXISTS (SELECT FROM trace_roots r"
+            "   WHERE r.trace_id = n.trace_id AND r.project = n.project AND r.run_id = n.run_id AND r.root_project = n.root_project)",
             days=sorted(self._staged_days),
         )
 
@@ -252,8 +257,9 @@ class RunMerge:
         if self._window is None:
             return
         self.counts.outside += self._drop_staged_spans(
-            "USING trace_roots b WHERE {same_trace} AND NOT b.in_read"
-            " AND (b.day < %(first)s OR b.day > %(last)s)",
+            "USING trace_roots b WHERE {same_trace} AND (b.day < %(first)s OR b.day > %(last)s)"
+            " AND NOT EXISTS (SELECT FROM trace_roots r WHERE r.trace_id = a.trace_id AND r.project = a.project"
+            "   AND (r.in_read OR r.day BETWEEN %(first)s AND %(last)s))",
             first=self._window.start.date(),
             last=(self._window.end - timedelta(microseconds=1)).date(),
         )
@@ -364,7 +370,10 @@ class RunMerge:
 
     def _place_spans(self) -> None:
         """Spans and their payloads live in their root's day."""
-        self._execute("UPDATE staged_spans a SET day = b.day FROM trace_roots b WHERE {same_trace} AND a.day <> b.day")
+        self._execute(
+            "UPDATE staged_spans a SET day = b.day FROM (SELECT trace_id, project, min(day) AS day FROM trace_roots GROUP BY 1, 2) b"
+            " WHERE {same_trace} AND a.day <> b.day"
+        )
         self._execute(
             "UPDATE staged_payloads p SET day = s.day FROM staged_spans s"
             " WHERE p.run_id = s.run_id AND p.project = s.project AND p.day <> s.day"
@@ -397,6 +406,7 @@ class RunMerge:
             days=root_days,
         )
         self._execute("ANALYZE trace_runs")
+        self._tell_roots_apart()
         self._execute(_TRACE_TOTALS)
         in_place = "t.day = ANY(%(days)s) AND t.source = %(source)s"
         for target, condition in ((TRACES.staged(), "true"), (TRACES.qualified, in_place)):
@@ -408,6 +418,24 @@ class RunMerge:
             )
         if self._cursor.rowcount:  # roots that had been here before
             self.counts.days.update(root_days)
+
+    def _tell_roots_apart(self) -> None:
+        """Where a trace has several roots, each gets the runs that descend from it; the first gets those of unknown descent."""
+        several = self._execute(
+            "CREATE TEMPORARY TABLE several_roots ON COMMIT DROP AS SELECT trace_id, min(run_id) AS first_root, array_agg(DISTINCT run_id) AS roots"
+            " FROM trace_roots GROUP BY trace_id" + ("" if self._across_projects else ", project") + " HAVING count(DISTINCT run_id) > 1"
+        )
+        if not several:
+            return
+        self._execute(
+            "WITH RECURSIVE known AS (SELECT r.root_run_id, r.run_id, r.parent_run_id, s.first_root FROM trace_runs r"
+            "   JOIN several_roots s ON r.root_run_id = ANY(s.roots)),"
+            " descent AS (SELECT root_run_id, run_id FROM known WHERE parent_run_id = root_run_id"
+            "   UNION SELECT k.root_run_id, k.run_id FROM known k JOIN descent d ON d.root_run_id = k.root_run_id AND d.run_id = k.parent_run_id)"
+            " DELETE FROM trace_runs r USING known k WHERE r.root_run_id = k.root_run_id AND r.run_id = k.run_id"
+            " AND NOT EXISTS (SELECT FROM descent d WHERE d.root_run_id = r.root_run_id AND d.run_id = r.run_id)"
+            " AND (r.root_run_id <> k.first_root OR EXISTS (SELECT FROM descent d WHERE d.run_id = r.run_id))"
+        )
 
     def _days_of(self, relation: str) -> list[date]:
         self._cursor.execute(sql.SQL("SELECT DISTINCT day FROM {} ORDER BY day").format(sql.Identifier(relation)))

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from metamon_assets.traces.configured import ConfiguredSource
-from metamon_assets.traces.ingest import ingest
+from metamon_assets.traces.ingest import IngestError, ingest
 from metamon_assets.traces.sources.base import FollowsRuns, Kind, RunsById
 
 if TYPE_CHECKING:
@@ -35,17 +35,26 @@ def follow_pending(
 ) -> Followed:
     """Ask each source that can tell for its pending runs; mark as abandoned what stayed pending for 14 days.
 
-    Abandoned is neither success nor failure, and an end that comes after all still wins. Raises IngestError.
+    Abandoned is neither success nor failure, and an end that comes after all still wins. Raises IngestError at the end
+    when a source could not be asked; the others were.
     """
     asked_for = ended = 0
+    failures = []
     for configured in sources:
         source = configured.source
         if not isinstance(source, FollowsRuns) or not (run_ids := _pending(connection, source.name, source.project, now)):
             continue
-        ingest(connection, RunsById(source, run_ids), Kind.RUNS, None, configured.rules, dagster_run_id=dagster_run_id)
+        try:
+            ingest(connection, RunsById(source, run_ids), Kind.RUNS, None, configured.rules, dagster_run_id=dagster_run_id)
+        except IngestError as error:
+            failures.append(str(error))
+            continue
         asked_for += len(run_ids)
         ended += len(run_ids) - len(_pending(connection, source.name, source.project, now))
-    return Followed(asked_for, ended, _abandon(connection, now))
+    followed = Followed(asked_for, ended, _abandon(connection, now))
+    if failures:
+        raise IngestError("\n".join(failures))
+    return followed
 
 
 def _pending(connection: Connection, source: str, project: str, now: datetime) -> list[str]:

@@ -188,6 +188,28 @@ def test_one_unpriced_call_leaves_the_trace_unpriced(connection: Any) -> None:
     assert rows(connection, "SELECT total_cost, cost_source, input_cost FROM metamon.traces") == [(None, "unpriced", Decimal("0.01"))]
 
 
+@pytest.mark.parametrize("source", ["files", "otlp"])
+@pytest.mark.parametrize("together", [True, False])
+def test_each_of_several_roots_gets_its_own_descendants(connection: Any, source: str, together: bool) -> None:
+    call = {"run_type": "llm", "total_cost": "0.01", "source": source}
+    runs = [
+        run("t:a", "t", source=source),
+        run("t:a1", "t", "t:a", source=source),
+        run("t:a2", "t", "t:a1", **call),
+        run("t:b", "t", source=source, start=NOON + timedelta(seconds=1)),
+        run("t:b1", "t", "t:b", **call),
+        run("t:x", "t", "t:missing", **call),
+    ]
+    for _ in range(2):
+        for batch in [table(*runs)] if together else [table(one) for one in runs]:
+            read(connection, batch, source=source)
+        assert rows(connection, "SELECT run_id, total_cost, llm_calls FROM metamon.traces ORDER BY 1") == [
+            ("t:a", Decimal("0.02"), 2),
+            ("t:b", Decimal("0.01"), 1),
+        ]
+    assert rows(connection, "SELECT count(*) FROM metamon.spans") == [(4,)]
+
+
 def test_a_trace_whose_root_never_comes_gets_an_inferred_one(connection: Any) -> None:
     spans = table(
         run("t:1", "t", "t:0", start=NOON, seconds=2.0, run_type="llm", agent_name="helper", input_tokens=3, total_cost="0.1"),
