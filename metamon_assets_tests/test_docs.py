@@ -92,7 +92,8 @@ def home() -> Iterator[Path]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_the_commands_of_the_documents_run(document: Path, home: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("METAMON_")}
-    environment |= {"METAMON_HOME": str(home), "DATA": str(RECORDINGS), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment |= {"METAMON_HOME": str(home), "DATA": str(RECORDINGS)}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for command in commands_of(document):
         if command.elsewhere:
             continue

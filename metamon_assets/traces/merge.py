@@ -422,8 +422,8 @@ class RunMerge:
     def _tell_roots_apart(self) -> None:
         """Where a trace has several roots, each gets the runs that descend from it; the first gets those of unknown descent."""
         several = self._execute(
-            "CREATE TEMPORARY TABLE several_roots ON COMMIT DROP AS SELECT trace_id, min(run_id) AS first_root, array_agg(DISTINCT run_id) AS roots"
-            " FROM trace_roots GROUP BY trace_id" + ("" if self._across_projects else ", project") + " HAVING count(DISTINCT run_id) > 1"
+            "CREATE TEMPORARY TABLE several_roots ON COMMIT DROP AS"
+            " SELECT trace_id, min(run_id) AS first_root, array_agg(DISTINCT run_id) AS roots FROM trace_roots GROUP BY trace_id" + ("" if self._across_projects else ", project") + " HAVING count(DISTINCT run_id) > 1"
         )
         if not several:
             return
@@ -431,7 +431,8 @@ class RunMerge:
             "WITH RECURSIVE known AS (SELECT r.root_run_id, r.run_id, r.parent_run_id, s.first_root FROM trace_runs r"
             "   JOIN several_roots s ON r.root_run_id = ANY(s.roots)),"
             " descent AS (SELECT root_run_id, run_id FROM known WHERE parent_run_id = root_run_id"
-            "   UNION SELECT k.root_run_id, k.run_id FROM known k JOIN descent d ON d.root_run_id = k.root_run_id AND d.run_id = k.parent_run_id)"
+            "   UNION SELECT k.root_run_id, k.run_id FROM known k JOIN descent d"
+            "     ON d.root_run_id = k.root_run_id AND d.run_id = k.parent_run_id)"
             " DELETE FROM trace_runs r USING known k WHERE r.root_run_id = k.root_run_id AND r.run_id = k.run_id"
             " AND NOT EXISTS (SELECT FROM descent d WHERE d.root_run_id = r.root_run_id AND d.run_id = r.run_id)"
             " AND (r.root_run_id <> k.first_root OR EXISTS (SELECT FROM descent d WHERE d.run_id = r.run_id))"

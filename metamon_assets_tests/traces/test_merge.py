@@ -191,7 +191,7 @@ def test_one_unpriced_call_leaves_the_trace_unpriced(connection: Any) -> None:
 @pytest.mark.parametrize("source", ["files", "otlp"])
 @pytest.mark.parametrize("together", [True, False])
 def test_each_of_several_roots_gets_its_own_descendants(connection: Any, source: str, together: bool) -> None:
-    call = {"run_type": "llm", "total_cost": "0.01", "source": source}
+    call: dict[str, Any] = {"run_type": "llm", "total_cost": "0.01", "source": source}
     runs = [
         run("t:a", "t", source=source),
         run("t:a1", "t", "t:a", source=source),
