@@ -423,7 +423,8 @@ class RunMerge:
         """Where a trace has several roots, each gets the runs that descend from it; the first gets those of unknown descent."""
         several = self._execute(
             "CREATE TEMPORARY TABLE several_roots ON COMMIT DROP AS"
-            " SELECT trace_id, min(run_id) AS first_root, array_agg(DISTINCT run_id) AS roots FROM trace_roots GROUP BY trace_id" + ("" if self._across_projects else ", project") + " HAVING count(DISTINCT run_id) > 1"
+            " SELECT trace_id, min(run_id) AS first_root, array_agg(DISTINCT run_id) AS roots FROM trace_roots"
+            f" GROUP BY trace_id{'' if self._across_projects else ', project'} HAVING count(DISTINCT run_id) > 1"
         )
         if not several:
             return

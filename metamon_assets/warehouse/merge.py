@@ -99,7 +99,7 @@ class _CsvStream(RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def read(self, size: int = -1) -> bytes:  # type: ignore[override]
+    def read(self, size: int = -1) -> bytes:
         if not self._rest:
             chunk = self._chunks.get()
             if isinstance(chunk, BaseException):
