@@ -7,7 +7,7 @@ BIN := .venv/bin
 RUN := .venv/installed-run
 DEV := .venv/installed-dev
 # Own data, once there is a configuration for it; until then the sample world. The two never share a folder.
-UP_HOME := $(or $(METAMON_HOME),$(if $(wildcard .metamon/metamon.yaml),.metamon,.metamon-sample))
+UP_HOME := $(or $(METAMON_HOME),$(if $(wildcard .metamon/metamon.yaml .metamon/postgres),.metamon,.metamon-sample))
 
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv

@@ -34,8 +34,8 @@ class Group(click.Group):
         except Exception as error:
             if ctx.params.get("debug") or not _for_people(error):
                 raise
-            click.secho(str(error).strip() or type(error).__name__, fg="red", err=True)
-            ctx.exit(1)
+            click.secho(_words(error), fg="red", err=True)
+            ctx.exit(getattr(error, "exit_code", 1))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order in which they are defined: the daily ones first."""
@@ -45,7 +45,15 @@ class Group(click.Group):
 def _for_people(error: Exception) -> bool:
     """Whether the message says what, where, and how to mend it, or is the database's own."""
     psycopg2 = sys.modules.get("psycopg2")
-    return isinstance(error, MetamonError) or (psycopg2 is not None and isinstance(error, psycopg2.OperationalError))
+    unusable = isinstance(error, PermissionError | NotADirectoryError) and error.filename is not None
+    return unusable or isinstance(error, MetamonError) or (psycopg2 is not None and isinstance(error, psycopg2.OperationalError))
+
+
+def _words(error: Exception) -> str:
+    """What to say. A file or folder that cannot be used is nearly always the home's."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be used: {error.strerror}. Let METAMON_HOME name a folder that you may read and write."
+    return str(error).strip() or type(error).__name__
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -129,13 +137,15 @@ def print_table(columns: list[str], rows: list[tuple[Any, ...]]) -> None:
 
 @main.command()
 @day_option("from", "First day; by default the first that the sources or the tables have")
-@day_option("to", "Last day; by default yesterday")
+@day_option("to", "Last day; by default the last that the sources or the tables have")
 @json_option
 @with_settings
 def run(settings: Settings, from_day: datetime | None, to_day: datetime | None, as_json: bool) -> None:
     """Ingest what is configured, materialise the days, print what was found."""
     from metamon_assets.pipeline import run_days
 
+    if from_day and to_day and from_day > to_day:
+        raise click.UsageError("--from lies after --to.")
     report = run_days(settings, _day(from_day), _day(to_day), progress=say)
     if as_json:
         print_json(report)
@@ -158,19 +168,26 @@ def ingest(settings: Settings, *, paths: tuple[str, ...], kind: str, mapping: st
     """Load files, folders or patterns once, without naming them in metamon.yaml."""
     from metamon_assets.traces.loading import load_once
 
-    entries = []
+    entries, failures = [], []
     with database(settings) as connection:
         for path in paths:
             say(f"Reading {path}")
-            entries += load_once(connection, settings, path, source_type=kind, project=project, mapping=mapping)
+            try:
+                entries += load_once(connection, settings, path, source_type=kind, project=project, mapping=mapping)
+            except MetamonError as error:
+                failures.append(str(error))
     columns = ["source", "project", "kind", "rows_read", "rows_written", "rows_unchanged", "rows_rejected"]
     rows = [tuple(getattr(entry, column) for column in columns) for entry in entries]
     if as_json:
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
-        return
-    print_table(columns, rows)
+    elif rows:
+        print_table(columns, rows)
     if any(entry.rows_rejected for entry in entries):
         say('Why rows were rejected: metamon sql "SELECT reason, detail, location FROM quarantine.rejected_rows"')
+    if failures:
+        raise MetamonError("\n".join(failures))
+    if entries and not any(entry.rows_written or entry.rows_unchanged or entry.rows_excluded for entry in entries):
+        raise MetamonError("Every row was rejected; nothing was loaded.")
 
 
 @main.command()
@@ -210,7 +227,7 @@ def down(settings: Settings) -> None:
 @json_option
 @with_settings
 def status(settings: Settings, as_json: bool) -> None:
-    """Show which processes run and what has been ingested."""
+    """Show which processes run."""
     from metamon_assets import doctor
 
     found = doctor.status(settings)
@@ -299,7 +316,7 @@ def sql(settings: Settings, query: str, as_csv: bool, as_json: bool) -> None:
         if as_csv:
             answer.write_csv(sys.stdout)
         elif as_json:
-            print_json([dict(zip(answer.columns, row, strict=True)) for row in answer.rows()])
+            print_json([dict(zip(answer.distinct_columns, row, strict=True)) for row in answer.rows()])
         else:
             rows, more = answer.first(TABLE_ROWS)
             print_table(answer.columns, rows)

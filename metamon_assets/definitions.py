@@ -14,10 +14,10 @@ from metamon_assets import jobs
 from metamon_assets.health import sensors as health_sensors
 from metamon_assets.metrics import assets as metrics_assets
 from metamon_assets.metrics import checks as metrics_checks
+from metamon_assets.metrics.sensors import late_data_sensor
 from metamon_assets.traces import assets as traces_assets
 from metamon_assets.traces import checks as traces_checks
 from metamon_assets.traces.schedules import daily_schedule
-from metamon_assets.traces.sensors import late_data_sensor
 from metamon_assets.warehouse.resources import Warehouse
 
 

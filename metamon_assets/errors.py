@@ -9,3 +9,5 @@ from __future__ import annotations
 
 class MetamonError(Exception):
     """Something that the reader can mend. The message says what is wrong, where, and how to mend it."""
+
+    exit_code = 1  # of the command line

@@ -73,9 +73,21 @@ def execute(definitions: dg.Definitions, instance: dg.DagsterInstance, job: str,
     else:
         tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
         result = resolved.execute_in_process(instance=instance, tags=tags, run_config=quiet, raise_on_error=False)
+    if any(_was_interrupted(event) for event in result.all_events):
+        raise KeyboardInterrupt
     if not result.success:
         raise JobError(f"{job} failed for {first}{f' to {last}' if last != first else ''} (run {result.run_id}):\n{_reasons(result)}")
     return result.run_id
+
+
+def _was_interrupted(event: dg.DagsterEvent) -> bool:
+    """Whether a step ended because somebody pressed Ctrl-C or asked the process to stop."""
+    error = event.step_failure_data.error if event.is_step_failure else None
+    while error is not None:
+        if error.cls_name in ("DagsterExecutionInterruptedError", "KeyboardInterrupt"):
+            return True
+        error = error.cause
+    return False
 
 
 def _reasons(result: dg.ExecuteInProcessResult) -> str:

@@ -28,6 +28,12 @@ class PipelineError(MetamonError):
     """There is nothing to run, or days failed; the message says which, why, and what to do."""
 
 
+class RunInterruptedError(PipelineError):
+    """Somebody stopped the run; what is done stays done."""
+
+    exit_code = 130  # as shells have it
+
+
 def run_days(settings: Settings, from_day: date | None, to_day: date | None, *, progress: Say) -> Summary:
     """Compute every day from ``from_day`` to ``to_day``; gives the report.
 
@@ -57,11 +63,11 @@ def _compute(connection: Connection, settings: Settings, from_day: date | None, 
     from metamon_assets.definitions import build_definitions
 
     with jobs.instance() as instance:
-        days = _days_to_run(connection, settings, jobs.computed_days(instance), from_day, to_day)
+        days, failed = _days_to_run(connection, settings, jobs.computed_days(instance), from_day, to_day)
         if not days:
-            return 0, []
+            return 0, failed
         say(f"Computing {len(days)} day{'s' * (len(days) > 1)}, {days[0]} to {days[-1]}")
-        definitions, failed, done = build_definitions(), [], 0
+        definitions, done = build_definitions(), 0
         with _progress(len(days), say) as advance:
             for chunk in jobs.chunks(days):
                 try:
@@ -69,6 +75,10 @@ def _compute(connection: Connection, settings: Settings, from_day: date | None, 
                     done += len(chunk)
                 except jobs.JobError as error:
                     failed.append(str(error))
+                except KeyboardInterrupt:
+                    raise RunInterruptedError(
+                        f"Interrupted: {done} of {len(days)} days are done. The next `metamon run` does the others."
+                    ) from None
                 advance(chunk)
         # Rows that came with a later day, such as late feedback, changed days that had been computed before.
         for chunk in jobs.chunks(sorted(_outdated_days(connection))):
@@ -81,7 +91,8 @@ def _compute(connection: Connection, settings: Settings, from_day: date | None, 
 
 def _days_to_run(
     connection: Connection, settings: Settings, computed: frozenset[date], from_day: date | None, to_day: date | None
-) -> list[date]:
+) -> tuple[list[date], list[str]]:
+    """The days, in order; and what keeps some source from being read."""
     from metamon_assets.traces.available import available_days
     from metamon_assets.traces.configured import open_sources
 
@@ -100,7 +111,7 @@ def _days_to_run(
             f"There is data of {early[0]} and {len(early) - 1} more days before the first day that is kept, {settings.start_day}:"
             f" set `start_day: {early[0]}` in {settings.config_path}."
         )
-    return sorted(day for day in wanted if first <= day <= last)
+    return sorted(day for day in wanted if first <= day <= last), list(available.problems)
 
 
 def _outdated_days(connection: Connection) -> set[date]:

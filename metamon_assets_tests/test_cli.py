@@ -299,3 +299,37 @@ def test_status_and_down_when_nothing_runs(metamon: Metamon) -> None:
 
 def test_version(metamon: Metamon) -> None:
     assert metamon("version").stdout.startswith("metamon 0.")
+
+
+def test_one_path_that_cannot_be_read_does_not_keep_the_others_out(with_database: Metamon, tmp_path: Path) -> None:
+    good, utf16 = tmp_path / "good.jsonl", tmp_path / "utf16.csv"
+    good.write_text(GOOD % "one")
+    utf16.write_text("run_id,start_time\n1,2026-01-01", encoding="utf-16")
+    done = with_database("ingest", utf16, good, tmp_path / "missing.jsonl")
+    assert done.exit_code == 1
+    assert "UTF-16" in done.stderr
+    assert "missing.jsonl" in done.stderr
+    assert json.loads(with_database("sql", "SELECT count(*) AS n, count(*) AS n FROM analytics.traces", "--json").stdout) == [
+        {"n": 1, "n_2": 1}
+    ]
+
+
+def test_a_file_of_which_nothing_is_accepted_is_a_failure(with_database: Metamon, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text("{\n")
+    assert with_database("ingest", tmp_path / "bad.jsonl").exit_code == 1
+    assert "No path" in with_database("ingest", "").stderr
+
+
+def test_own_data_and_the_sample_world_never_share_a_home(embedded: Metamon, tmp_path: Path) -> None:
+    calls = tmp_path / "calls.jsonl"
+    calls.write_text(GOOD % "one")
+    assert embedded("ingest", calls).exit_code == 0
+    assert "in use for other data" in embedded("simulate", "--days", "1", "--per-day", "10").stderr
+
+
+def test_a_home_that_cannot_be_used_is_named(metamon: Metamon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("METAMON_HOME", str(tmp_path / "file"))
+    done = metamon("status")
+    assert done.exit_code == 1
+    assert "Let METAMON_HOME name a folder" in done.stderr

@@ -10,7 +10,7 @@ import pytest
 
 from metamon_assets import jobs, partitions
 from metamon_assets.config import Settings
-from metamon_assets.traces.sensors import late_days
+from metamon_assets.metrics.sensors import late_days
 from metamon_assets.warehouse import connect
 from metamon_assets_tests.sample import DAYS, Pipeline
 

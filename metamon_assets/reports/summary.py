@@ -5,10 +5,12 @@ Every figure is read from the tables that an analyst would ask, so the report ca
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ _OTHERS = (
 class Summary:
     """Figures over everything that is in the tables. Money in US dollars, latency in seconds, shares from 0 to 1."""
 
+    home: str
     simulated: bool
     days_computed: int
     first_day: date | None
@@ -83,7 +86,9 @@ class Summary:
             yield "Nothing has come in yet: the sources had no traces. `metamon doctor` says what is configured."
             return
         yield ""
-        yield f"{self.first_day} to {self.last_day}: {_days(self.days)} with traces" + (" (simulated)" if self.simulated else "")
+        yield f"{self.first_day} to {self.last_day}: {_days(self.days)} with traces" + (
+            " (simulated, problems planted)" if self.simulated else ""
+        )
         yield f"  computed now   {_days(self.days_computed)}" + ("" if self.days_computed else ": everything was up to date")
         others = f"{self.spans:,} spans, {self.feedback:,} feedback, {self.gauge_samples:,} gauge samples"
         yield f"  came in        {self.traces:,} traces, {others}"
@@ -99,7 +104,8 @@ class Summary:
         yield from _table("Rejected rows", ("reason", "rows"), [(reason, f"{n:,}") for reason, n in self.rejected])
         yield ""
         yield "Where to look"
-        yield "  make up                       the Dagster UI: assets, checks and figures of each day"
+        yield f"  export METAMON_HOME={shlex.quote(self.home)}   (metamon is in .venv/bin)"
+        yield "  metamon up                    the Dagster UI: assets, checks and figures of each day"
         yield '  metamon sql "SELECT …"        tables as an analyst sees them; metamon dictionary explains every column'
         if self.rejected:
             yield '  metamon sql "SELECT reason, detail, location FROM quarantine.rejected_rows"'
@@ -118,6 +124,7 @@ def summarise(connection: Connection, settings: Settings, *, days_computed: int)
         ((spans, feedback, gauges),) = rows(_OTHERS)
         ((reported, inferred),) = rows(_EVENTS)
         return Summary(
+            home=str(settings.home.relative_to(Path.cwd()) if settings.home.is_relative_to(Path.cwd()) else settings.home),
             simulated=(settings.home / "sample" / "manifest.json").exists(),
             days_computed=days_computed,
             first_day=first,

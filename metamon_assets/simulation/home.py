@@ -46,8 +46,8 @@ def furnish(
     today = today or datetime.now(UTC).date()
     folder, manifest = settings.home / "sample", settings.home / "sample" / "manifest.json"
     if not manifest.exists():
-        if settings.config_path.exists():
-            raise SimulationError(f"{settings.config_path} is there already: give the sample world a METAMON_HOME of its own.")
+        if settings.config_path.exists() or (settings.home / "postgres").exists():
+            raise SimulationError(f"{settings.home} is in use for other data: give the sample world a METAMON_HOME of its own.")
         start = first_day(today, days or DEFAULT_DAYS)
         size, number = traces_per_day or TRACES_PER_DAY, DEFAULT_SEED if seed is None else seed
     else:

@@ -94,7 +94,7 @@ def _ingest(
             reader = _read_runs if kind is Kind.RUNS else _read_simple
             reader(cursor, source, entry, _counted(batches, entry, progress), rules)
             entry.status = "complete" if entry.rows_read else "empty"
-            _remember_files(cursor, source)
+            _remember_files(cursor, source, entry)
             ledger.close_entry(cursor, entry)
     except SourceError as error:
         ledger.fail_entry(connection, entry, str(error))
@@ -115,9 +115,20 @@ def _ingest(
     return entry
 
 
-def _remember_files(cursor: Cursor, source: Source) -> None:
-    """Keep what a source of files found out about them, so that a later read opens only those that matter."""
+def _remember_files(cursor: Cursor, source: Source, read: LedgerEntry) -> None:
+    """Keep what a source of files found out about them, so that a later read opens only those that matter.
+
+    A row of such a file that had been rejected before and was not rejected now has been mended.
+    """
     for entry in getattr(source, "catalogue_entries", list)():
+        if entry.kind is not read.kind:
+            continue
+        path = entry.path.split(" mapping ")[0]
+        cursor.execute(
+            "UPDATE quarantine.rejected_rows SET replayed_at = statement_timestamp() WHERE replayed_at IS NULL AND ledger_id < %s"
+            " AND source = %s AND project = %s AND kind = %s AND starts_with(location, %s)",
+            (read.ledger_id, source.name, source.project, entry.kind.value, f"{path}:"),
+        )
         cursor.execute(
             "INSERT INTO metamon.source_files (path, source, project, kind, size_bytes, modified_at, first_time, last_time, rows)"
             " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (path, kind, project, source) DO UPDATE SET"

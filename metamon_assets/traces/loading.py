@@ -37,6 +37,10 @@ def load_once(
     ``mapping`` is a YAML file or the name of a bundled mapping. Raises SourceError or IngestError when something
     cannot be read whole, and LoadingError when nothing there has rows.
     """
+    if not path.strip():
+        raise LoadingError("No path was given (an empty text; perhaps a variable is not set).")
+    if (settings.home / "sample" / "manifest.json").exists():
+        raise LoadingError(f"{settings.home} holds the sample world, apart from data of your own: let METAMON_HOME name another folder.")
     if mapping is not None and Path(mapping).exists():
         mapping = str(Path(mapping).absolute())
     part = TYPES[source_type].model_validate(

@@ -22,6 +22,9 @@ _WAITING = """
     FROM quarantine.rejected_rows AS r JOIN metamon.ingestion_ledger AS l USING (ledger_id)
     WHERE r.replayed_at IS NULL AND (%(reason)s IS NULL OR r.reason = %(reason)s)
     GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4"""
+_STILL_WAITING = """
+    SELECT count(*) FROM quarantine.rejected_rows
+    WHERE replayed_at IS NULL AND ledger_id = %(ledger_id)s AND source = %(source)s AND project = %(project)s AND kind = %(kind)s"""
 _ACCEPTED = """
     UPDATE quarantine.rejected_rows AS r SET replayed_at = clock_timestamp() FROM metamon.ingestion_ledger AS l
     WHERE l.ledger_id = r.ledger_id AND r.ledger_id < %(ledger_id)s AND r.replayed_at IS NULL
@@ -71,6 +74,7 @@ def replay(
         identity = {"ledger_id": entry.ledger_id, "source": source, "project": project, "kind": kind, "start": start, "end": end}
         with connection, connection.cursor() as cursor:
             cursor.execute(_ACCEPTED, identity)
-            accepted = cursor.rowcount
-        found.append(Replayed(source, project, kind, words, count, accepted, f"{entry.rows_rejected} still rejected"))
+            cursor.execute(_STILL_WAITING, identity)
+            accepted = count - cursor.fetchone()[0]  # type: ignore[index]
+        found.append(Replayed(source, project, kind, words, count, max(accepted, 0), f"{entry.rows_rejected} still rejected"))
     return found

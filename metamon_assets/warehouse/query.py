@@ -32,6 +32,16 @@ class Answer:
         self._fetched: list[tuple[Any, ...]] = cursor.fetchmany(ROWS_AT_A_TIME) if cursor.name or cursor.description else []
         self.columns = [column.name for column in cursor.description or ()]
 
+    @property
+    def distinct_columns(self) -> list[str]:
+        """The column names, told apart where several are the same: sum, sum_2."""
+        seen: dict[str, int] = {}
+        names = []
+        for name in self.columns:
+            seen[name] = seen.get(name, 0) + 1
+            names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+        return names
+
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """All rows, once."""
         while self._fetched:

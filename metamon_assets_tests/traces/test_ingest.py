@@ -274,3 +274,12 @@ def test_a_row_that_the_database_refuses_is_not_told_to_those_who_read_the_books
     ((status, message),) = rows(connection, "SELECT status, message FROM metamon.ingestion_ledger")
     assert (status, "private" in message, "private" in str(raised.value)) == ("failed", False, False)
     assert raised.value.__suppress_context__
+
+
+def test_a_mended_file_settles_what_it_had_rejected(connection: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", GOOD, {**GOOD, "run_id": "r2", "status": "purple"}, b"{")
+    waiting = "SELECT reason FROM quarantine.rejected_rows WHERE replayed_at IS NULL"
+    read(connection, path)
+    assert len(rows(connection, waiting)) == 2
+    read(connection, write(path, GOOD, {**GOOD, "run_id": "r2"}, b"{"))
+    assert rows(connection, waiting) == [("malformed_json",)]

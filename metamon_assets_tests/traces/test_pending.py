@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from metamon_assets.metrics.sensors import late_days
 from metamon_assets.traces.configured import ConfiguredSource
 from metamon_assets.traces.ingest import ingest
 from metamon_assets.traces.normalise import Rules
 from metamon_assets.traces.pending import Followed, follow_pending
-from metamon_assets.traces.sensors import late_days
 from metamon_assets.traces.sources.base import Kind, Window
 from metamon_assets.traces.sources.langsmith import LangSmithSource
 from metamon_assets.traces.sources.langsmith_api import RateBudget

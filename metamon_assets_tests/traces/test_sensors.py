@@ -10,8 +10,8 @@ import dagster as dg
 import pytest
 
 from metamon_assets import jobs
+from metamon_assets.metrics.sensors import late_data_sensor, late_days
 from metamon_assets.traces.schedules import daily_schedule
-from metamon_assets.traces.sensors import late_data_sensor, late_days
 from metamon_assets.warehouse import connect
 from metamon_assets.warehouse.resources import Warehouse
 

@@ -1,4 +1,4 @@
-"""Late data: days that a reading changed outside the run that would have computed them again (IN-6)."""
+"""Late data: days whose rows changed after their metrics were computed (IN-6)."""
 
 from datetime import date
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ _LATE = """
     SELECT l.ledger_id, array_agg(DISTINCT d.day ORDER BY d.day)
     FROM metamon.ingestion_ledger l, unnest(l.days) d(day)
     WHERE l.ledger_id > %(cursor)s AND l.status = 'complete'
+        AND NOT EXISTS (SELECT FROM metamon.daily_metrics m WHERE m.day = d.day AND m.refreshed_at > l.finished_at)
         AND (l.dagster_run_id IS NULL OR l.window_start IS NULL
             OR NOT (d.day >= (l.window_start AT TIME ZONE 'UTC')::date AND d.day < (l.window_end AT TIME ZONE 'UTC')::date))
     GROUP BY l.ledger_id ORDER BY l.ledger_id"""
