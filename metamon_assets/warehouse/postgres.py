@@ -347,10 +347,15 @@ class EmbeddedPostgres:
         """The roles, those that log in with their passwords, and the databases metamon and dagster."""
         from psycopg2 import OperationalError, sql
 
-        try:
-            connection = connect(self.url("postgres", ADMINISTRATOR))
-        except OperationalError as error:
-            raise self._failure("runs but refuses the connection", str(error)) from error
+        while True:
+            try:
+                connection = connect(self.url("postgres", ADMINISTRATOR))
+                break
+            except OperationalError as error:
+                # A server that restarted itself after a crash says "ready" in its pid file while it still recovers.
+                if "the database system is" not in str(error) or self._postmaster_pid() is None:
+                    raise self._failure("runs but refuses the connection", str(error)) from error
+                time.sleep(0.1)
         try:
             connection.autocommit = True  # CREATE DATABASE takes no transaction
             with connection.cursor() as cursor:
