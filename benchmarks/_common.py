@@ -23,19 +23,31 @@ from metamon_assets.warehouse import server
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a figure must reach. ``limit`` None: reported beside the others, without a target."""
+    """What a figure must reach: at least ``limit`` (``at_least`` False: at most), with ``upper`` at most that too.
+
+    ``limit`` None: reported beside the others, without a target. A figure that is NaN meets no target.
+    """
 
     name: str
     unit: str
     limit: float | None = None
     at_least: bool = True
+    upper: float | None = None
 
     @property
     def wanted(self) -> str:
-        return "–" if self.limit is None else f"{'≥' if self.at_least else '≤'} {_number(self.limit)} {self.unit}".strip()
+        if self.limit is None:
+            return "–"
+        if self.upper is not None:
+            return f"{_number(self.limit)} to {_number(self.upper)} {self.unit}".strip()
+        return f"{'≥' if self.at_least else '≤'} {_number(self.limit)} {self.unit}".strip()
 
     def met(self, value: float) -> bool:
-        return self.limit is None or (value >= self.limit if self.at_least else value <= self.limit)
+        if self.limit is None:
+            return True
+        if self.upper is not None:
+            return self.limit <= value <= self.upper
+        return value >= self.limit if self.at_least else value <= self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +76,7 @@ class Report:
         """Keep a figure (the median of several); ``limit`` replaces the target's, where --quick measures less of it."""
         target = next(target for target in self.targets if target.name == name)
         if limit is not None:
-            target = Target(target.name, target.unit, limit, target.at_least)
+            target = Target(target.name, target.unit, limit, target.at_least, target.upper)
         several = tuple(runs) if isinstance(runs, Sequence) else (runs,)
         value = statistics.median(several)
         figure = Figure(name, value, target.unit, target.wanted, target.met(value), several, note)

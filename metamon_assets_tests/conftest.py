@@ -61,6 +61,15 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_cases() -> Path:
+    """The folder of reference cases beside the repository (or METAMON_SHARED_CASES); skips where there is none."""
+    folder = Path(os.environ.get("METAMON_SHARED_CASES", REPOSITORY.parent / "shared" / "cases"))
+    if not folder.is_dir():
+        pytest.skip(f"no reference cases in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def new_home() -> Iterator[Callable[[str], Path]]:
     """Makes empty homes for servers (not below tmp_path, which only root may enter); none outlives the session."""
     guard = subprocess.Popen([sys.executable, "-c", GUARD], stdin=subprocess.PIPE, cwd=REPOSITORY, start_new_session=True, text=True)

@@ -1,0 +1,62 @@
+"""Checks of arguments that the functions of this folder share: a wrong one raises a ValueError that names it.
+
+What is checked here is how a function is called. Data that is empty, constant or not finite is no wrong call: it gives
+a result whose status is ``insufficient_data`` or ``undefined``. This module imports the standard library and NumPy only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Status = Literal["ok", "insufficient_data", "undefined"]
+
+
+def one_of(name: str, value: object, allowed: Collection[object]) -> None:
+    """Raise ValueError unless ``value`` is in ``allowed``."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
+def between(name: str, value: float, lower: float, upper: float) -> float:
+    """``value`` as a float; ValueError unless it lies strictly between the two (NaN never does)."""
+    number = real(name, value)
+    if not lower < number < upper:
+        raise ValueError(f"{name} must lie between {lower:g} and {upper:g}, both excluded, not {value!r}")
+    return number
+
+
+def real(name: str, value: float, *, finite: bool = True) -> float:
+    """``value`` as a float; ValueError when it is no number, or not finite while it must be."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be a number, not {value!r}") from error
+    if finite and not math.isfinite(number):
+        raise ValueError(f"{name} must be a finite number, not {value!r}")
+    return number
+
+
+def whole(name: str, value: int, minimum: int) -> int:
+    """``value`` as an int; ValueError unless it is a whole number of at least ``minimum``."""
+    number = real(name, value)
+    if number != int(number) or number < minimum:
+        raise ValueError(f"{name} must be a whole number of at least {minimum}, not {value!r}")
+    return int(number)
+
+
+def vector(name: str, values: ArrayLike, *, length: int | None = None) -> NDArray[np.float64]:
+    """``values`` as an array of floats, shape (n,); None becomes NaN. ValueError for other shapes, lengths and types."""
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be a sequence of numbers: {error}") from error
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have one dimension, not {array.ndim}")
+    if length is not None and array.size != length:
+        raise ValueError(f"{name} must have {length} values, as the others do, not {array.size}")
+    return array

@@ -1,0 +1,107 @@
+"""How many units a comparison needs, how small an effect it can find, and how likely it finds one: before the first unit.
+
+The power of the t-test of two means (``significance.compare``), for proportions with the variance p (1 − p).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from scipy import special
+
+from metamon_assets.statistics.arguments import between, one_of, real
+from metamon_assets.statistics.comparison import Alternative
+
+# Beyond this many degrees of freedom Student's t is the normal distribution to nine digits.
+NORMAL_FROM = 1e7
+SMALLEST_SAMPLE, LARGEST_SAMPLE = 3.0, 1e15
+
+
+def solve(
+    *,
+    baseline_mean: float,
+    baseline_variance: float,
+    relative_effect: float | None = None,
+    n_total: float | None = None,
+    power: float | None = None,
+    alpha: float = 0.05,
+    ratio: float = 1.0,
+    alternative: Alternative = "two-sided",
+) -> float:
+    """Whichever of ``relative_effect``, ``n_total`` and ``power`` is None, from the other two.
+
+    ``relative_effect``: treatment / control − 1 in shares of |``baseline_mean``|, negative for "less"; the smallest that is
+    found with ``power`` when it is asked for (positive when two-sided). ``n_total``: units of both arms together; rounded
+    up to whole ones when it is asked for. ``ratio``: units of the treatment per unit of the control, 1/9 for a 10 % canary.
+    ``baseline_variance``: of one unit, the same in both arms; p (1 − p) for a proportion.
+
+    The two-sample t-test with the non-central t distribution (Cohen: Statistical Power Analysis, 1988, chapter 2), both
+    rejection regions counted when two-sided. Raises ValueError when not exactly one of the three is None, for arguments
+    out of range, an effect that points away from the alternative, and a power that cannot be reached.
+
+    >>> solve(baseline_mean=0.5, baseline_variance=0.65, relative_effect=0.1, power=0.8)
+    8165.0
+    >>> round(solve(baseline_mean=0.9, baseline_variance=0.09, n_total=2000, power=0.8, ratio=1 / 9), 4)
+    0.0696
+    """
+    one_of("alternative", alternative, ("two-sided", "greater", "less"))
+    between("alpha", alpha, 0, 1)
+    between("ratio", ratio, 0, math.inf)
+    between("baseline_variance", baseline_variance, 0, math.inf)
+    if real("baseline_mean", baseline_mean) == 0:
+        raise ValueError("baseline_mean must not be 0: no effect is relative to it")
+    if sum(value is None for value in (relative_effect, n_total, power)) != 1:
+        raise ValueError("exactly one of relative_effect, n_total and power must be None: the one to solve for")
+    shares = ratio / (1 + ratio) ** 2 / baseline_variance  # the information per unit
+
+    def power_of(effect: float, n: float) -> float:
+        return _t_test_power(effect * abs(baseline_mean) * math.sqrt(n * shares), n - 2, alpha, alternative)
+
+    if power is not None:
+        between("power", power, alpha, 1)
+    if relative_effect is not None:
+        between("relative_effect", relative_effect, -math.inf, math.inf)
+    if n_total is not None:
+        between("n_total", n_total, 2, math.inf)
+    if relative_effect is not None and n_total is not None:
+        return power_of(relative_effect, n_total)
+    assert power is not None
+    if relative_effect is not None:
+        effect, wanted = relative_effect, power
+        if effect == 0 or (alternative != "two-sided" and (effect > 0) != (alternative == "greater")):
+            raise ValueError(f"relative_effect must point in the direction of the alternative, not {effect!r}")
+        found = _rising_root(lambda n: power_of(effect, n) - wanted, SMALLEST_SAMPLE, 16.0, LARGEST_SAMPLE, "n_total")
+        return float(math.ceil(found - 1e-6))
+    assert n_total is not None
+    sign = -1.0 if alternative == "less" else 1.0
+    one_error = 1 / (abs(baseline_mean) * math.sqrt(n_total * shares))
+    units, wanted = n_total, power
+    return sign * _rising_root(lambda effect: power_of(sign * effect, units) - wanted, 0.0, one_error, 1e9 * one_error, "relative_effect")
+
+
+def _t_test_power(shift: float, dof: float, alpha: float, alternative: Alternative) -> float:
+    """The probability that a t statistic whose noncentrality is ``shift`` rejects."""
+    if dof > NORMAL_FROM:
+        dof = math.inf
+    quantile = -float(special.stdtrit(dof, alpha / 2 if alternative == "two-sided" else alpha))
+    if alternative == "two-sided":
+        return _below(-quantile, dof, shift) + _below(-quantile, dof, -shift)
+    return _below(-quantile, dof, -shift if alternative == "greater" else shift)
+
+
+def _below(t: float, dof: float, shift: float) -> float:
+    """The noncentral t distribution function; normal where the degrees of freedom are infinite or SciPy's series fails."""
+    value = float(special.nctdtr(dof, shift, t)) if math.isfinite(dof) else math.nan
+    return value if math.isfinite(value) else float(special.ndtr(t - shift))
+
+
+def _rising_root(function: Callable[[float], float], lower: float, first: float, largest: float, name: str) -> float:
+    from scipy import optimize
+
+    upper = first
+    while function(upper) < 0:
+        upper *= 4
+        if upper > largest:
+            raise ValueError(f"no {name} up to {largest:g} reaches this power")
+    return lower if function(lower) >= 0 else float(optimize.brentq(function, lower, upper, xtol=1e-12, rtol=1e-12))

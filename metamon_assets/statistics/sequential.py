@@ -1,0 +1,204 @@
+"""Comparisons that stay valid while one looks again and again, where a fixed-size test is wrong a third of the time.
+
+Two ways. Without a planned end: ``confidence_sequence``, valid at every look for ever, at the price of power. With a
+planned size and a calendar of looks: ``group_sequential_bounds``, whose last bound is nearly that of a single look. Looking
+once belongs to ``significance``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+from metamon_assets.statistics.arguments import between, vector
+from metamon_assets.statistics.comparison import Alternative, Comparison, Difference, Question
+from metamon_assets.statistics.samples import Arm, SampleProportion
+from metamon_assets.statistics.significance import compare
+
+Floats = NDArray[np.float64]
+
+# Grid points on each side of a density's middle; doubling it changes a bound by less than 1e-6.
+HALF_GRID = 300
+# No density of a Brownian motion matters beyond this many standard deviations.
+FARTHEST = 9.0
+
+
+def confidence_sequence(
+    control: Arm,
+    treatment: Arm,
+    *,
+    difference: Difference = "absolute",
+    alternative: Alternative = "two-sided",
+    alpha: float = 0.05,
+    tuning_n: float,
+) -> Comparison:
+    """An interval that covers the effect at all looks together with probability 1 − alpha, and the p-value that goes with it.
+
+    The asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas (arXiv:2103.06476): two-sided
+    equation 9, one-sided equation 134. ``tuning_n``: the number of units, both arms together, at which the interval shall
+    be tightest; it must be fixed before the first look. The estimate and its standard error are those of ``compare`` with
+    unpooled variances. The p-value is that alpha at which the interval, with its tuning held, just reaches zero; it is 1
+    where the data do not speak against the null at all.
+
+    Asymptotic: valid from the first look at which the estimate is about normal, so do not look before an arm has some 50
+    units, and for shares some five successes and failures. ``insufficient_data`` and ``undefined`` as in ``compare``.
+    Raises ValueError for a ``tuning_n`` that is not positive.
+
+    >>> from metamon_assets.statistics.samples import SampleProportion
+    >>> result = confidence_sequence(SampleProportion(5000, 4500), SampleProportion(550, 470), tuning_n=5000)
+    >>> round(result.ci_lower, 4), round(result.ci_upper, 4), round(result.p_value, 4)
+    (-0.0929, 0.002, 0.0699)
+    """
+    between("tuning_n", tuning_n, 0, math.inf)
+    question = Question(difference, alternative, alpha)
+    fixed = compare(control, treatment, difference=difference, alpha=alpha, method="wald" if isinstance(control, SampleProportion) else "t")
+    name = "asymptotic confidence sequence"
+    if fixed.status != "ok":
+        return replace(fixed, method=name)
+    n = fixed.n_control + fixed.n_treatment
+    tuning = 2 * question.tail  # a one-sided sequence is tuned for twice its alpha
+    rho_squared = (-2 * math.log(tuning) + math.log(1 - 2 * math.log(tuning))) / tuning_n
+    growth = n * rho_squared + 1
+    one_sided = alternative != "two-sided"
+    penalty = math.log1p(math.sqrt(growth) / (2 * alpha)) if one_sided else math.log(math.sqrt(growth) / alpha)
+    width = fixed.standard_error * math.sqrt(2 * growth / (n * rho_squared) * penalty)
+    lower, upper = question.bounds(fixed.effect - width, fixed.effect + width)
+    p_value = _always_valid_p_value(fixed.effect / fixed.standard_error, n * rho_squared, alternative)
+    return replace(fixed, ci_lower=lower, ci_upper=upper, p_value=p_value, method=name)
+
+
+def group_sequential_bounds(
+    information_fractions: ArrayLike, *, alpha: float = 0.05, spending: str = "obrien_fleming", two_sided: bool = True
+) -> Floats:
+    """The z beyond which each look rejects, shape (looks,), so that all looks together reject a true null at ``alpha``.
+
+    ``information_fractions``: shape (looks,), rising, the share of the planned units that each look has seen; the last may
+    be below 1. Looks may come when they come: the bounds of earlier ones do not depend on later ones (Lan, DeMets:
+    Biometrika 1983, 70, 659). ``spending``: how much of each side's alpha a is used up at fraction t:
+
+    - "obrien_fleming": 2 − 2 Φ(z(1 − a/2) / √t), little at first, so that the last bound is nearly that of a single look;
+    - "pocock": a ln(1 + (e − 1) t);
+    - "power:R": a t to the power of R (Kim, DeMets: Biometrika 1987, 74, 149), "power:2" as in Spotify's library.
+
+    Two-sided bounds are symmetric, each side spends alpha / 2, and crossing either ends the test. Computed by recursive
+    integration (Armitage, McPherson, Rowe: JRSS A 1969, 132, 235; Jennison, Turnbull: Group Sequential Methods, 2000,
+    chapter 19). Raises ValueError for fractions that do not rise within (0, 1], and unknown spending.
+
+    >>> group_sequential_bounds([1 / 3, 2 / 3, 1]).round(3).tolist()
+    [3.71, 2.511, 1.993]
+    """
+    times = _fractions(information_fractions)
+    side = between("alpha", alpha, 0, 1) / (2 if two_sided else 1)
+    steps = np.diff(_spent(spending, side, times), prepend=0.0)
+    bounds, density = np.empty_like(times), _Density.start()
+    for look, (time, step) in enumerate(zip(times, steps, strict=True)):
+        bounds[look] = density.bound_that_spends(step, time)
+        density = density.carried_on(bounds[look], time, two_sided=two_sided)
+    return bounds
+
+
+def crossing_probabilities(bounds: ArrayLike, information_fractions: ArrayLike, *, drift: float = 0.0, two_sided: bool = True) -> Floats:
+    """The probability that a bound has been crossed by each look, shape (looks,): size when ``drift`` is 0, else power.
+
+    ``bounds``: the z beyond which each look rejects; ``drift``: the expected z at the planned end (effect over its standard
+    error there). Source as for ``group_sequential_bounds``. Raises ValueError for bounds that are not one per fraction.
+
+    >>> five_looks = [0.2, 0.4, 0.6, 0.8, 1.0]
+    >>> crossing_probabilities([1.959964] * 5, five_looks).round(4).tolist()  # looking five times at .05 each
+    [0.05, 0.0831, 0.1073, 0.1262, 0.1417]
+    """
+    times = _fractions(information_fractions)
+    limits = vector("bounds", bounds, length=times.size)
+    crossed, density = np.empty_like(times), _Density.start()
+    total = 0.0
+    for look, (time, bound) in enumerate(zip(times, limits, strict=True)):
+        total += density.beyond(bound, time, drift) + (density.beyond(-bound, time, drift, below=True) if two_sided else 0.0)
+        crossed[look] = total
+        density = density.carried_on(bound, time, drift, two_sided=two_sided)
+    return crossed
+
+
+class _Density:
+    """The density of the score process (z √t, a Brownian motion with drift) that has crossed no bound so far, on a grid."""
+
+    def __init__(self, time: float, points: Floats, masses: Floats) -> None:
+        self.time = time
+        self.points = points
+        self.masses = masses  # density × quadrature weight
+
+    @classmethod
+    def start(cls) -> _Density:
+        return cls(0.0, np.zeros(1), np.ones(1))
+
+    def beyond(self, bound: float, time: float, drift: float = 0.0, *, below: bool = False) -> float:
+        """The probability of being above (or below) z = ``bound`` at ``time``, not having crossed before."""
+        step = time - self.time
+        distance = (bound * math.sqrt(time) - self.points - drift * step) / math.sqrt(step)
+        return float(self.masses @ special.ndtr(distance if below else -distance))
+
+    def bound_that_spends(self, probability: float, time: float) -> float:
+        """The z above which ``probability`` lies at ``time``; infinite when nothing is to be spent."""
+        from scipy import optimize
+
+        if not self.time:
+            return -float(special.ndtri(probability))
+        lowest, highest = -FARTHEST, 2 * FARTHEST
+        if probability <= self.beyond(highest, time):
+            return math.inf
+        return float(optimize.brentq(lambda z: self.beyond(z, time) - probability, lowest, highest, xtol=1e-10))
+
+    def carried_on(self, bound: float, time: float, drift: float = 0.0, *, two_sided: bool) -> _Density:
+        """The density at ``time`` of what has not crossed ``bound`` there either."""
+        step, scale = time - self.time, math.sqrt(time)
+        middle = drift * time
+        upper = min(bound * scale, middle + FARTHEST * scale)
+        lower = max(-bound * scale if two_sided else -math.inf, middle - FARTHEST * scale)
+        points, weights = _simpson(lower, upper)
+        distance = (points[:, None] - self.points[None, :] - drift * step) / math.sqrt(step)
+        density = np.exp(-(distance**2) / 2) @ self.masses / math.sqrt(2 * math.pi * step)
+        return _Density(time, points, density * weights)
+
+
+def _simpson(lower: float, upper: float) -> tuple[Floats, Floats]:
+    points = np.linspace(lower, upper, 2 * HALF_GRID + 1)
+    weights = np.full(points.size, 2.0)
+    weights[1::2] = 4.0
+    weights[[0, -1]] = 1.0
+    return points, weights * (upper - lower) / (6 * HALF_GRID)
+
+
+def _fractions(values: ArrayLike) -> Floats:
+    times = vector("information_fractions", values)
+    if not times.size or not (np.diff(times, prepend=0.0) > 0).all() or times[-1] > 1 + 1e-12:
+        raise ValueError("information_fractions must rise and lie above 0 and up to 1")
+    return times
+
+
+def _spent(spending: str, side: float, times: Floats) -> Floats:
+    """One side's alpha that is used up at each fraction."""
+    if spending == "obrien_fleming":
+        return 2 * special.ndtr(special.ndtri(side / 2) / np.sqrt(times))
+    if spending == "pocock":
+        return side * np.log1p((math.e - 1) * times)
+    if spending.startswith("power:"):
+        try:
+            exponent = float(spending.removeprefix("power:"))
+        except ValueError:
+            exponent = math.nan
+        return side * times ** between("the exponent in spending", exponent, 0, math.inf)
+    raise ValueError(f'spending must be "obrien_fleming", "pocock" or "power:R" with a number R, not {spending!r}')
+
+
+def _always_valid_p_value(z: float, information: float, alternative: Alternative) -> float:
+    """The alpha at which the sequence, with its tuning held, just reaches zero; ``information`` is n ρ²."""
+    growth = information + 1
+    evidence = z * z * information / (2 * growth)
+    if alternative == "two-sided":
+        return min(1.0, math.sqrt(growth) * math.exp(-evidence))
+    if (z if alternative == "greater" else -z) <= 0:
+        return 1.0
+    return min(1.0, math.sqrt(growth) / (2 * math.expm1(min(evidence, 700.0))) if evidence else 1.0)

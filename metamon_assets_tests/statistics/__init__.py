@@ -1,0 +1,1 @@
+"""Tests of the statistics: numbers against independent sources, calibration by simulation, properties."""
