@@ -60,7 +60,8 @@ def compare_rows(question: Question, control: Floats, treatment: Floats) -> dict
         (mean_c, variance_c), (mean_t, variance_t) = _mean_and_variance(*control), _mean_and_variance(*treatment)
         part_c, part_t = variance_c / n_c, variance_t / n_t
         effect, variance = mean_t - mean_c, part_c + part_t
-        dof = variance**2 / (part_c**2 / (n_c - 1) + part_t**2 / (n_t - 1))
+        share_c, share_t = part_c / variance, part_t / variance
+        dof = 1 / (share_c**2 / (n_c - 1) + share_t**2 / (n_t - 1))
         if question.difference == "relative":
             effect = effect / np.abs(mean_c)
             variance = (part_t + part_c * (mean_t / mean_c) ** 2) / mean_c**2
@@ -130,12 +131,12 @@ def _moments(control: Arm, treatment: Arm, scale: float = 1.0) -> _Moments:
 def _satterthwaite(
     strata: Sequence[tuple[Arm, Arm]], rows: Sequence[_Moments], weights: Sequence[float], total: float, variance: float
 ) -> float:
-    """Degrees of freedom of the absolute difference (Satterthwaite: Biometrics Bulletin 1946, 2, 110)."""
-    parts = sum(
-        w**4 * (row.control_variance**2 / (c.n - 1) + row.treatment_variance**2 / (t.n - 1))
-        for w, row, (c, t) in zip(weights, rows, strata, strict=True)
-    )
-    return variance**2 * total**4 / parts
+    """Degrees of freedom of the absolute difference (Satterthwaite: Biometrics Bulletin 1946, 2, 110), from shares of its variance."""
+    parts = 0.0
+    for w, row, (c, t) in zip(weights, rows, strata, strict=True):
+        share = (w / total) ** 2 / variance
+        parts += (share * row.control_variance) ** 2 / (c.n - 1) + (share * row.treatment_variance) ** 2 / (t.n - 1)
+    return 1 / parts
 
 
 def _mean_and_variance(n: Floats, total: Floats, sum_squares: Floats) -> tuple[Floats, Floats]:

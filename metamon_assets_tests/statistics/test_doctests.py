@@ -1,0 +1,60 @@
+"""Every example in the statistics' docstrings runs and gives what it says; every public function has one."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from metamon_assets import statistics
+
+MODULES = sorted(module.name for module in pkgutil.iter_modules(statistics.__path__))
+
+
+def load(name: str) -> ModuleType:
+    return importlib.import_module(f"metamon_assets.statistics.{name}")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_run(name: str) -> None:
+    failed, _ = doctest.testmod(load(name))
+    assert failed == 0
+
+
+# The modules that others call; the rest are the numbers behind them.
+@pytest.mark.parametrize(
+    "name",
+    ["significance", "sequential", "power", "prediction_powered", "anomaly", "localisation", "trend", "forecast", "causal"],
+)
+def test_public_functions_have_an_example_and_say_what_they_refuse(name: str) -> None:
+    module = load(name)
+    functions = [
+        function
+        for function_name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__ and not function_name.startswith("_")
+    ]
+    assert functions
+    for function in functions:
+        text = inspect.getdoc(function) or ""
+        assert ">>> " in text, f"{function.__qualname__} has no example"
+
+
+def test_the_package_imports_nothing() -> None:
+    tree = ast.parse(Path(statistics.__file__).read_text(encoding="utf-8"))
+    assert not [
+        node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", "") != "__future__"
+    ]
+
+
+def test_the_five_minute_path_loads_no_scipy() -> None:
+    code = "import sys, metamon_assets.statistics.anomaly; print(sorted({'scipy', 'pandas', 'statsmodels'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
