@@ -16,6 +16,7 @@ import pytest
 
 from metamon_assets import statistics
 
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "statistics.md"
 MODULES = sorted(module.name for module in pkgutil.iter_modules(statistics.__path__))
 
 
@@ -27,6 +28,11 @@ def load(name: str) -> ModuleType:
 def test_the_examples_run(name: str) -> None:
     failed, _ = doctest.testmod(load(name))
     assert failed == 0
+
+
+def test_the_examples_of_the_guide_run() -> None:
+    failed, tried = doctest.testfile(str(GUIDE), module_relative=False)
+    assert (failed, tried > 3) == (0, True)
 
 
 # The modules that others call; the rest are the numbers behind them.
