@@ -17,12 +17,12 @@ Status = Literal["ok", "insufficient_data", "undefined"]
 
 
 def one_of(name: str, value: object, allowed: Collection[object]) -> None:
-    """Raise ValueError unless ``value`` is in ``allowed``."""
-    if value not in allowed:
+    """Raise ValueError unless ``value`` is a string in ``allowed``."""
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
 
 
-def between(name: str, value: float, lower: float, upper: float) -> float:
+def between(name: str, value: object, lower: float, upper: float) -> float:
     """``value`` as a float; ValueError unless it lies strictly between the two (NaN never does)."""
     number = real(name, value)
     if not lower < number < upper:
@@ -30,18 +30,20 @@ def between(name: str, value: float, lower: float, upper: float) -> float:
     return number
 
 
-def real(name: str, value: float, *, finite: bool = True) -> float:
+def real(name: str, value: object, *, finite: bool = True) -> float:
     """``value`` as a float; ValueError when it is no number, or not finite while it must be."""
     try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
+        if isinstance(value, str | bytes):
+            raise TypeError("text is no number")
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name} must be a number, not {value!r}") from error
     if finite and not math.isfinite(number):
         raise ValueError(f"{name} must be a finite number, not {value!r}")
     return number
 
 
-def whole(name: str, value: int, minimum: int) -> int:
+def whole(name: str, value: object, minimum: int) -> int:
     """``value`` as an int; ValueError unless it is a whole number of at least ``minimum``."""
     number = real(name, value)
     if number != int(number) or number < minimum:

@@ -26,9 +26,10 @@ class Comparison:
 
     ``effect``, ``ci_lower``, ``ci_upper`` and ``standard_error`` are in the metric's unit when the difference is absolute,
     and shares of |control| (0.02 is 2 %) when it is relative; for geometric ratios, see ``compare_heavy_tailed``. A
-    one-sided interval has an infinite bound. ``control_estimate`` and ``treatment_estimate`` are in the metric's unit,
+    one-sided interval has an infinite bound. Interval and p-value agree; after a score test they follow from the variance
+    where the null holds, and ``standard_error`` from the data. ``control_estimate`` and ``treatment_estimate`` are in the metric's unit,
     ``n_control`` and ``n_treatment`` count units. Where ``status`` is not ``ok``, ``reason`` says why, and figures that
-    cannot be known are NaN.
+    cannot be known are NaN; a status of ``ok`` may have a reason too, such as strata that were left out.
     """
 
     effect: float
@@ -57,8 +58,8 @@ class Question:
     def __post_init__(self) -> None:
         one_of("difference", self.difference, ("absolute", "relative"))
         one_of("alternative", self.alternative, ("two-sided", "greater", "less"))
-        between("alpha", self.alpha, 0, 1)
-        real("null", self.null)
+        object.__setattr__(self, "alpha", between("alpha", self.alpha, 0, 1 if self.alternative == "two-sided" else 0.5))
+        object.__setattr__(self, "null", real("null", self.null))
 
     @property
     def tail(self) -> float:

@@ -15,13 +15,14 @@ from metamon_assets.statistics.comparison import Alternative
 
 # Beyond this many degrees of freedom Student's t is the normal distribution to nine digits.
 NORMAL_FROM = 1e7
-SMALLEST_SAMPLE, LARGEST_SAMPLE = 3.0, 1e15
+LARGEST_SAMPLE = 1e15
 
 
 def solve(
     *,
     baseline_mean: float,
     baseline_variance: float,
+    treatment_variance: float | None = None,
     relative_effect: float | None = None,
     n_total: float | None = None,
     power: float | None = None,
@@ -34,7 +35,9 @@ def solve(
     ``relative_effect``: treatment / control − 1 in shares of |``baseline_mean``|, negative for "less"; the smallest that is
     found with ``power`` when it is asked for (positive when two-sided). ``n_total``: units of both arms together; rounded
     up to whole ones when it is asked for. ``ratio``: units of the treatment per unit of the control, 1/9 for a 10 % canary.
-    ``baseline_variance``: of one unit, the same in both arms; p (1 − p) for a proportion.
+    ``baseline_variance``: of one unit, p (1 − p) for a proportion. ``treatment_variance``: the same in the treatment, None
+    for an equal one; a success rate that falls from .95 to .92 has half as much again, and taken for equal, a planned power
+    of .8 is one of .7.
 
     The two-sample t-test with the non-central t distribution (Cohen: Statistical Power Analysis, 1988, chapter 2), both
     rejection regions counted when two-sided. Raises ValueError when not exactly one of the three is None, for arguments
@@ -46,38 +49,52 @@ def solve(
     0.0696
     """
     one_of("alternative", alternative, ("two-sided", "greater", "less"))
-    between("alpha", alpha, 0, 1)
-    between("ratio", ratio, 0, math.inf)
-    between("baseline_variance", baseline_variance, 0, math.inf)
-    if real("baseline_mean", baseline_mean) == 0:
+    alpha = between("alpha", alpha, 0, 1)
+    ratio = between("ratio", ratio, 0, 1e15)
+    baseline_variance = between("baseline_variance", baseline_variance, 0, math.inf)
+    other_variance = baseline_variance if treatment_variance is None else between("treatment_variance", treatment_variance, 0, math.inf)
+    baseline_mean = real("baseline_mean", baseline_mean)
+    if baseline_mean == 0:
         raise ValueError("baseline_mean must not be 0: no effect is relative to it")
     if sum(value is None for value in (relative_effect, n_total, power)) != 1:
         raise ValueError("exactly one of relative_effect, n_total and power must be None: the one to solve for")
-    shares = ratio / (1 + ratio) ** 2 / baseline_variance  # the information per unit
+    information = 1 / ((1 + ratio) * (baseline_variance + other_variance / ratio))  # per unit
 
     def power_of(effect: float, n: float) -> float:
-        return _t_test_power(effect * abs(baseline_mean) * math.sqrt(n * shares), n - 2, alpha, alternative)
+        return _t_test_power(effect * abs(baseline_mean) * math.sqrt(n * information), n - 2, alpha, alternative)
 
     if power is not None:
-        between("power", power, alpha, 1)
+        power = between("power", power, alpha, 1)
     if relative_effect is not None:
-        between("relative_effect", relative_effect, -math.inf, math.inf)
+        relative_effect = between("relative_effect", relative_effect, -math.inf, math.inf)
     if n_total is not None:
-        between("n_total", n_total, 2, math.inf)
+        n_total = _checked_total(n_total, ratio)
     if relative_effect is not None and n_total is not None:
         return power_of(relative_effect, n_total)
     assert power is not None
     if relative_effect is not None:
-        effect, wanted = relative_effect, power
+        effect, wanted, smallest = relative_effect, power, _smallest_total(ratio)
         if effect == 0 or (alternative != "two-sided" and (effect > 0) != (alternative == "greater")):
             raise ValueError(f"relative_effect must point in the direction of the alternative, not {effect!r}")
-        found = _rising_root(lambda n: power_of(effect, n) - wanted, SMALLEST_SAMPLE, 16.0, LARGEST_SAMPLE, "n_total")
+        found = _rising_root(lambda n: power_of(effect, n) - wanted, smallest, smallest + 16, LARGEST_SAMPLE, "n_total")
         return float(math.ceil(found - 1e-6))
     assert n_total is not None
     sign = -1.0 if alternative == "less" else 1.0
-    one_error = 1 / (abs(baseline_mean) * math.sqrt(n_total * shares))
+    one_error = 1 / (abs(baseline_mean) * math.sqrt(n_total * information))
     units, wanted = n_total, power
     return sign * _rising_root(lambda effect: power_of(sign * effect, units) - wanted, 0.0, one_error, 1e9 * one_error, "relative_effect")
+
+
+def _checked_total(n_total: float, ratio: float) -> float:
+    number, least = between("n_total", n_total, 2, math.inf), _smallest_total(ratio)
+    if number < least:
+        raise ValueError(f"n_total must be at least {least:g}, so that each arm has a unit, not {n_total!r}")
+    return number
+
+
+def _smallest_total(ratio: float) -> float:
+    """Three units, and one in each arm."""
+    return float(math.ceil(max(3.0, (1 + ratio) / min(1.0, ratio)) - 1e-9))
 
 
 def _t_test_power(shift: float, dof: float, alpha: float, alternative: Alternative) -> float:

@@ -7,27 +7,43 @@ requests. No test and no interval belongs here, only what the sums say of the ar
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass
+import sys
+from dataclasses import astuple, dataclass, fields
 from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from metamon_assets.statistics.arguments import vector
+from metamon_assets.statistics.arguments import real, vector
 
-# A sum of squared deviations is known to about this share of the sum of squares: below it, what is left is rounding.
-ROUNDING = 1e-12
+# A sum of squared deviations is known to this share of the sum of squares, at best and for each unit that was added up.
+ROUNDING, ROUNDING_PER_UNIT = 1e-12, 2 * sys.float_info.epsilon
 
 
 @dataclass(frozen=True, slots=True)
 class _Sums:
     n: float
 
+    def __post_init__(self) -> None:
+        """Take the sums for floats, whatever the database or NumPy calls them: squares of its integers overflow in silence."""
+        for field in fields(self):
+            object.__setattr__(self, field.name, real(field.name, getattr(self, field.name), finite=False))
+
     def __add__(self, other: Self) -> Self:
         """The arm that holds the units of both: exact, associative up to rounding."""
         if type(other) is not type(self):
             return NotImplemented
         return type(self)(*(left + right for left, right in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def variance(self) -> float:
+        """The variance of one unit; its mean has this over ``n``."""
+        raise NotImplementedError
+
+    @property
+    def rounding(self) -> float:
+        """How much of ``variance`` may be nothing but the rounding of the sums; 0 where it comes from counts."""
+        return 0.0
 
     @property
     def is_finite(self) -> bool:
@@ -40,9 +56,9 @@ class SampleMean(_Sums):
     """A mean per unit: the number of units, the sum of their values, the sum of the squared values.
 
     >>> SampleMean.from_values([1.0, 2.0, 3.0])
-    SampleMean(n=3, sum=6.0, sum_squares=14.0)
+    SampleMean(n=3.0, sum=6.0, sum_squares=14.0)
     >>> SampleMean(3, 6.0, 14.0) + SampleMean(1, 4.0, 16.0)
-    SampleMean(n=4, sum=10.0, sum_squares=30.0)
+    SampleMean(n=4.0, sum=10.0, sum_squares=30.0)
     >>> SampleMean(3, 6.0, 14.0).variance
     1.0
     """
@@ -63,8 +79,12 @@ class SampleMean(_Sums):
 
     @property
     def variance(self) -> float:
-        """The variance of one unit's value, with n − 1 in the denominator; 0 when only rounding is left of it."""
+        """The variance of one unit's value, with n − 1 in the denominator."""
         return _variance(self.n, self.sum, self.sum_squares)
+
+    @property
+    def rounding(self) -> float:
+        return _rounding(self.n, self.sum_squares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +124,8 @@ class SampleRatio(_Sums):
     is that between units, whatever the requests of one unit have in common.
 
     >>> arm = SampleRatio.from_values(numerators=[2.0, 4.0, 9.0], denominators=[1.0, 2.0, 3.0])
-    >>> arm
-    SampleRatio(n=3, numerator_sum=15.0, numerator_sum_squares=101.0, denominator_sum=6.0, denominator_sum_squares=14.0, cross_product=37.0)
+    >>> arm == SampleRatio(3, 15.0, 101.0, 6.0, 14.0, 37.0)
+    True
     >>> arm.estimate, arm.variance
     (2.5, 0.4375)
     """
@@ -135,13 +155,16 @@ class SampleRatio(_Sums):
         That is the variance of numerator − ratio × denominator over the squared mean denominator.
         """
         ratio, mean = self.estimate, self.denominator_sum / self.n
-        if not math.isfinite(ratio):
-            return math.nan
         numerator = _variance(self.n, self.numerator_sum, self.numerator_sum_squares)
         denominator = _variance(self.n, self.denominator_sum, self.denominator_sum_squares)
         both = _covariance(self.n, self.numerator_sum, self.denominator_sum, self.cross_product)
-        spread = numerator + ratio**2 * denominator
-        return _left_over(spread - 2 * ratio * both, spread) / mean**2
+        return (numerator + ratio * ratio * denominator - 2 * ratio * both) / (mean * mean) if mean else math.nan
+
+    @property
+    def rounding(self) -> float:
+        mean = self.denominator_sum / self.n
+        squares = self.numerator_sum_squares + self.estimate * self.estimate * self.denominator_sum_squares
+        return _rounding(self.n, squares) / (mean * mean) if mean else math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +173,7 @@ class AdjustedMean(_Sums):
 
     >>> arm = AdjustedMean.from_values(post=[2.0, 3.0, 7.0], pre=[1.0, 2.0, 3.0])
     >>> arm
-    AdjustedMean(n=3, post_sum=12.0, post_sum_squares=62.0, pre_sum=6.0, pre_sum_squares=14.0, cross_product=29.0)
+    AdjustedMean(n=3.0, post_sum=12.0, post_sum_squares=62.0, pre_sum=6.0, pre_sum_squares=14.0, cross_product=29.0)
     >>> arm.theta
     2.5
     """
@@ -191,28 +214,33 @@ class AdjustedMean(_Sums):
     @property
     def theta(self) -> float:
         """The slope of the value on the earlier one; 0 where the earlier one does not vary."""
-        return self.pre_post_covariance / self.pre_variance if self.pre_variance else 0.0
+        earlier = self.pre_variance
+        return self.pre_post_covariance / earlier if earlier > _rounding(self.n, self.pre_sum_squares) else 0.0
+
+    @property
+    def variance(self) -> float:
+        return self.post_variance
 
     def adjusted_variance(self, theta: float, scale: float = 1.0) -> float:
         """The variance of scale × value − theta × earlier value."""
-        spread = scale**2 * self.post_variance + theta**2 * self.pre_variance
-        return _left_over(spread - 2 * scale * theta * self.pre_post_covariance, spread)
+        spread = scale * scale * self.post_variance + theta * theta * self.pre_variance
+        return spread - 2 * scale * theta * self.pre_post_covariance
+
+    def adjusted_rounding(self, theta: float) -> float:
+        """How much of the adjusted variance may be nothing but rounding."""
+        return _rounding(self.n, self.post_sum_squares + theta * theta * self.pre_sum_squares)
 
 
 Arm: TypeAlias = SampleMean | SampleProportion | SampleRatio | AdjustedMean
 
 
 def _variance(n: float, total: float, sum_squares: float) -> float:
-    return _left_over(sum_squares - total**2 / n, sum_squares) / (n - 1) if n > 1 else math.nan
+    return (sum_squares - total * (total / n)) / (n - 1) if n > 1 else math.nan
 
 
 def _covariance(n: float, total_x: float, total_y: float, cross_product: float) -> float:
-    return (cross_product - total_x * total_y / n) / (n - 1) if n > 1 else math.nan
+    return (cross_product - total_x * (total_y / n)) / (n - 1) if n > 1 else math.nan
 
 
-def _left_over(difference: float, scale: float) -> float:
-    """``difference`` of numbers about as large as ``scale``, or 0.0 where it is nothing but their rounding.
-
-    A difference further below zero than that stays as it is: no data have such sums.
-    """
-    return 0.0 if abs(difference) <= ROUNDING * abs(scale) else difference
+def _rounding(n: float, sum_squares: float) -> float:
+    return max(ROUNDING, ROUNDING_PER_UNIT * n) * sum_squares / (n - 1) if n > 1 else math.nan

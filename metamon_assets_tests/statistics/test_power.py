@@ -48,7 +48,7 @@ def test_each_is_the_inverse_of_the_others(
     assert n_total == int(n_total)
     reached = solve(relative_effect=effect, n_total=n_total, **known)
     assert reached >= power - 1e-6
-    if n_total > 4:
+    if n_total > max(4, (1 + ratio) / min(1, ratio)):
         assert solve(relative_effect=effect, n_total=n_total - 1, **known) < power + 1e-6
     if reached < 0.9999:
         assert solve(n_total=n_total, power=reached, **known) == pytest.approx(effect, rel=1e-4)
@@ -59,6 +59,16 @@ def test_power_is_what_simulation_shows() -> None:
     power = solve(baseline_mean=10.0, baseline_variance=9.0, relative_effect=0.1, n_total=120, ratio=0.5)
     drawn = [stats.ttest_ind(rng.normal(10, 3, 80), rng.normal(11, 3, 40)).pvalue < 0.05 for _ in range(3000)]
     assert power == pytest.approx(np.mean(drawn), abs=0.03)
+
+
+def test_arms_with_their_own_variance_reach_the_power_that_was_planned() -> None:
+    known: dict[str, Any] = {"baseline_mean": 0.95, "baseline_variance": 0.0475, "relative_effect": -0.03 / 0.95, "power": 0.8}
+    n_total = solve(**known, treatment_variance=0.92 * 0.08)
+    rng, n = np.random.default_rng(2), int(n_total / 2)
+    x, y = rng.binomial(n, 0.95, 20000), rng.binomial(n, 0.92, 20000)
+    share = (x + y) / (2 * n)
+    assert (np.abs(x - y) / n > 1.959964 * np.sqrt(share * (1 - share) * 2 / n)).mean() == pytest.approx(0.8, abs=0.015)
+    assert n_total > 1.2 * solve(**known)
 
 
 def test_a_canary_needs_more_than_an_even_split() -> None:
@@ -90,6 +100,10 @@ GOOD: dict[str, Any] = {"baseline_mean": 1.0, "baseline_variance": 1.0, "relativ
         ({"alternative": "less"}, "relative_effect"),
         ({"relative_effect": 0.0}, "relative_effect"),
         ({"relative_effect": None, "n_total": 2}, "n_total"),
+        ({"relative_effect": None, "n_total": 100, "ratio": 1e-6}, "n_total"),
+        ({"treatment_variance": 0.0}, "treatment_variance"),
+        ({"ratio": 1e300}, "ratio"),
+        ({"power": "0.8"}, "power"),
         ({"relative_effect": 1e-12}, "n_total"),
     ],
 )

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from metamon_assets.statistics.prediction_powered import Estimate, mean
 
@@ -47,6 +48,17 @@ def test_a_judge_that_says_the_same_of_everything_leaves_the_labels() -> None:
     assert result.standard_error == pytest.approx(math.sqrt(labels.var() * 40 / 38 / 40))
 
 
+def test_the_interval_is_students() -> None:
+    labels, scores = judged(np.random.default_rng(5), 500, 0.6, 0.9, 0.3)
+    result = mean(scores, scores[:20], labels[:20])
+    assert result.ci_upper - result.value == pytest.approx(stats.t.ppf(0.975, 18) * result.standard_error)
+
+
+def test_a_judge_that_was_never_wrong_in_a_few_is_not_taken_for_perfect() -> None:
+    result = mean([1.0, 0.0] * 500, [1.0] * 27 + [0.0] * 3, [1.0] * 27 + [0.0] * 3)
+    assert result.standard_error > 1 / 31
+
+
 def test_scores_on_another_scale_change_nothing() -> None:
     labels, scores = judged(np.random.default_rng(3), 800, 0.6, 0.9, 0.2)
     here, there = mean(scores, scores[:60], labels[:60]), mean(10 * scores - 3, 10 * scores[:60] - 3, labels[:60])
@@ -59,7 +71,8 @@ def test_scores_on_another_scale_change_nothing() -> None:
         ([], [1.0] * 20, [1.0, 0.0] * 10, "insufficient_data"),
         ([1.0, 0.0] * 9, [1.0] * 9, [1.0] * 9, "insufficient_data"),
         ([1.0, math.nan] * 9, [1.0, 0.0] * 9, [1.0, 0.0] * 9, "undefined"),
-        ([1.0] * 30, [1.0] * 20, [1.0] * 20, "undefined"),
+        ([2.0] * 30, [2.0] * 20, [2.0] * 20, "undefined"),
+        ([1e308, -1e308] * 30, [1e308, -1e308] * 10, [1e308, -1e308] * 10, "undefined"),
     ],
 )
 def test_data_that_have_no_answer_say_so(judged_all: list[float], sample: list[float], labels: list[float], status: str) -> None:

@@ -118,6 +118,31 @@ def test_a_share_with_few_outcomes_borrows_the_others_variance() -> None:
     assert few.status == "ok"
 
 
+def test_total_failure_of_a_canary_is_an_answer() -> None:
+    result = confidence_sequence(SampleProportion(5000, 5000), SampleProportion(500, 0), tuning_n=5000)
+    assert (result.status, result.effect) == ("ok", -1.0)
+    assert result.p_value < 1e-6
+    relative = confidence_sequence(SampleProportion(5000, 4000), SampleProportion(500, 0), difference="relative", tuning_n=5000)
+    pooled = SampleProportion(5500, 4000).variance * (1 / 5000 + 1 / 500)
+    assert relative.standard_error == pytest.approx(math.sqrt(pooled) / 0.8)
+
+
+def test_the_one_sided_p_value_is_the_alpha_at_which_the_bound_reaches_zero() -> None:
+    arms = SampleMean(3000, 6000.0, 24000.0), SampleMean(3000, 6300.0, 25000.0)
+    result = confidence_sequence(*arms, alternative="greater", tuning_n=6000)
+    rho_squared = (-2 * math.log(0.1) + math.log(1 - 2 * math.log(0.1))) / 6000
+    growth = 6000 * rho_squared + 1
+    width = result.standard_error * math.sqrt(2 * growth / (6000 * rho_squared) * math.log1p(math.sqrt(growth) / (2 * result.p_value)))
+    assert result.effect == pytest.approx(width, rel=1e-9)
+
+
+def test_looks_that_are_close_together_are_nearly_one() -> None:
+    for spending, two_sided in (("obrien_fleming", False), ("pocock", True)):
+        apart = group_sequential_bounds([0.5, 1.0], spending=spending, two_sided=two_sided)
+        close = group_sequential_bounds([0.5, 0.5002, 1.0], spending=spending, two_sided=two_sided)
+        assert close[-1] == pytest.approx(apart[-1], abs=1e-3)
+
+
 def test_what_has_no_answer_once_has_none_sequentially() -> None:
     constant = SampleMean(50, 100.0, 200.0)
     result = confidence_sequence(constant, constant, tuning_n=100)
@@ -139,6 +164,11 @@ def test_nothing_to_spend_never_rejects() -> None:
         (lambda: group_sequential_bounds([0.5, 1.1]), "information_fractions"),
         (lambda: group_sequential_bounds([0.0, 1.0]), "information_fractions"),
         (lambda: group_sequential_bounds([math.nan]), "information_fractions"),
+        (lambda: group_sequential_bounds([0.5, 0.500001]), "information_fractions"),
+        (lambda: group_sequential_bounds([1.0], spending=None), "spending"),  # type: ignore[arg-type]
+        (lambda: crossing_probabilities([-1.0], [1.0]), "bounds"),
+        (lambda: crossing_probabilities([math.nan], [1.0]), "bounds"),
+        (lambda: crossing_probabilities([1.0], [1.0], drift=math.nan), "drift"),
         (lambda: group_sequential_bounds([1.0], alpha=1.0), "alpha"),
         (lambda: group_sequential_bounds([1.0], spending="haste"), "spending"),
         (lambda: group_sequential_bounds([1.0], spending="power:x"), "spending"),

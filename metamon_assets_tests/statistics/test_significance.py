@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ import pandas as pd
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar
+from scipy import optimize, stats
+from statsmodels.stats.contingency_tables import StratifiedTable, mcnemar
 
+from metamon_assets.statistics import score_test, significance, welch
 from metamon_assets.statistics.significance import (
     AdjustedMean,
     Comparison,
@@ -108,6 +110,27 @@ def test_the_relative_standard_error_of_cuped_is_what_repetition_shows() -> None
     assert np.std([result.effect for result in drawn]) == pytest.approx(np.mean([result.standard_error for result in drawn]), rel=0.06)
 
 
+def test_relative_standard_errors_follow_the_gradient() -> None:
+    rng = np.random.default_rng(28)
+    before, after = rng.normal(10, 3, (2, 60)), rng.normal(12, 2, (2, 60))
+    before -= before.mean(axis=1, keepdims=True) - 10  # alike, as assignment at random makes them on average
+    after += before
+    arms = [AdjustedMean.from_values(after[arm], before[arm]) for arm in (0, 1)]
+    theta = (arms[0] + arms[1]).theta
+    mean_c, mean_t = after.mean(axis=1)
+    # d/d(post_c, pre_c, post_t, pre_t) of (post_t − post_c − θ (pre_t − pre_c)) / post_c
+    gradients = np.array([[-mean_t / mean_c**2, theta / mean_c], [1 / mean_c, -theta / mean_c]])
+    variance = sum(g @ np.cov(after[arm], before[arm]) @ g / 60 for arm, g in enumerate(gradients))
+    assert compare(arms[0], arms[1], difference="relative").standard_error == pytest.approx(math.sqrt(variance))
+    split = ((after[0, :20], after[1, :50]), (after[0, 20:], after[1, 50:]))
+    strata = [(SampleMean.from_values(early), SampleMean.from_values(late)) for early, late in split]
+    weights = np.array([c.n * t.n / (c.n + t.n) for c, t in strata])
+    base, other = (float(weights @ [pair[arm].estimate for pair in strata]) for arm in (0, 1))
+    parts = [w**2 * (t.variance / t.n + (other / base) ** 2 * c.variance / c.n) for w, (c, t) in zip(weights, strata, strict=True)]
+    result = stratified(strata, difference="relative")
+    assert (result.effect, result.standard_error) == pytest.approx((other / base - 1, math.sqrt(sum(parts)) / base))
+
+
 def test_a_ratio_over_users_keeps_its_size_where_requests_do_not() -> None:
     rng = np.random.default_rng(5)
 
@@ -196,6 +219,32 @@ def test_the_score_interval_covers_a_relative_difference() -> None:
     assert np.mean([result.ci_lower <= 0.5 <= result.ci_upper for result in drawn]) == pytest.approx(0.95, abs=0.02)
 
 
+def log_likelihood(x: float, n: float, share: float) -> float:
+    return x * math.log(share) + (n - x) * math.log1p(-share)
+
+
+@pytest.mark.parametrize(("x_c", "x_t"), [(30, 12), (55, 40), (3, 9)])
+def test_the_relative_score_statistic_has_the_variance_where_the_null_holds(x_c: int, x_t: int) -> None:
+    n_c, n_t, ratio = 120, 60, 1.3
+
+    def worse(share: float) -> float:
+        return -log_likelihood(x_c, n_c, share) - log_likelihood(x_t, n_t, ratio * share)
+
+    share = float(optimize.minimize_scalar(worse, bounds=(1e-9, 1 / ratio - 1e-9), method="bounded", options={"xatol": 1e-12}).x)
+    variance = ratio * share * (1 - ratio * share) / n_t + ratio**2 * share * (1 - share) / n_c
+    z = (x_t / n_t - ratio * x_c / n_c) / math.sqrt(variance)
+    result = compare(SampleProportion(n_c, x_c), SampleProportion(n_t, x_t), difference="relative", null=ratio - 1)
+    assert result.p_value == pytest.approx(2 * stats.norm.sf(abs(z)), rel=1e-5)
+
+
+def test_rare_events_among_very_many_units_keep_their_digits() -> None:
+    few, many = (compare(SampleProportion(n, 5), SampleProportion(n, 9)) for n in (1e6, 1e8))  # both are Poisson's limit
+    assert many.p_value == pytest.approx(few.p_value, rel=1e-4)
+    assert (100 * many.ci_lower, 100 * many.ci_upper) == pytest.approx((few.ci_lower, few.ci_upper), rel=1e-4)
+    turned = compare(SampleProportion(1e8, 1e8 - 5), SampleProportion(1e8, 1e8 - 9))
+    assert (turned.ci_lower, turned.ci_upper) == pytest.approx((-many.ci_upper, -many.ci_lower), rel=1e-5)
+
+
 # Agreement of p-values and intervals, merging, scaling --------------------------------------------------------
 
 
@@ -270,6 +319,26 @@ def test_binary_pairs_are_mcnemars_test_with_tangos_interval() -> None:
     assert compare_paired(control, treatment, binary=False).method == "paired t"
 
 
+@pytest.mark.parametrize(("gained", "lost", "delta"), [(12, 5, 0.2), (12, 5, -0.1), (0, 4, 0.05)])
+def test_tangos_statistic_has_the_variance_where_the_null_holds(gained: int, lost: int, delta: float) -> None:
+    n = 60
+
+    def worse(share: float) -> float:  # of pairs that are lost; those gained are delta more
+        return -(gained * math.log(share + delta) + lost * math.log(share) + (n - gained - lost) * math.log(1 - 2 * share - delta))
+
+    bounds = (max(1e-12, -delta + 1e-12), (1 - delta) / 2 - 1e-12)
+    share = float(optimize.minimize_scalar(worse, bounds=bounds, method="bounded", options={"xatol": 1e-13}).x)
+    expected = (gained - lost - n * delta) / math.sqrt(n * (2 * share + delta - delta**2))
+    assert score_test.paired_statistic(gained, lost, n, delta) == pytest.approx(expected, rel=1e-5)
+
+
+def test_mcnemars_standard_error_is_that_of_the_paired_difference() -> None:
+    control, treatment = [1] * 70 + [0] * 30, [1] * 65 + [0] * 5 + [1] * 18 + [0] * 12
+    difference = np.array(treatment) - np.array(control)
+    assert compare_paired(control, treatment).standard_error == pytest.approx(difference.std() / 10)
+    assert compare_paired([0] * 20, [1] * 20).standard_error > 0
+
+
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 60))
 def test_paired_interval_and_p_value_agree(gained: int, lost: int, same: int) -> None:
     assume(gained + lost > 0 and gained + lost + same > 1)
@@ -291,6 +360,40 @@ def test_repeated_trials_of_a_task_count_for_what_they_are_worth() -> None:
 
     assert 0.035 <= rejections(draw(np.repeat(np.arange(20), 4).tolist()), 2500) <= 0.066
     assert rejections(draw(None), 500) > 0.2
+
+
+def test_equal_clusters_are_the_t_test_of_their_means() -> None:
+    values = np.random.default_rng(22).normal(0.3, 1, (12, 5))
+    theirs = stats.ttest_1samp(values.mean(axis=1), 0)
+    ours = compare_paired(np.zeros(60), values.ravel(), clusters=np.repeat(np.arange(12), 5))
+    assert ours.p_value == pytest.approx(theirs.pvalue, rel=1e-9)
+    assert (ours.ci_lower, ours.ci_upper) == pytest.approx(tuple(theirs.confidence_interval()), rel=1e-9)
+
+
+def test_unequal_clusters_have_bells_and_mccaffreys_degrees_of_freedom() -> None:
+    sizes = np.array([1, 2, 3, 4, 10])
+    groups = np.repeat(np.arange(5), sizes)
+    deviations = np.random.default_rng(23).normal(size=20)
+    deviations -= deviations.mean()
+    shares = sizes / 20
+    away = np.eye(5) - np.outer(np.ones(5), shares)  # from the clusters' means to their deviations from the whole
+    means = np.array([deviations[groups == group].mean() for group in range(5)])
+    scale = np.diag(shares**2 / np.diag(away @ away.T))
+    form = away.T @ scale @ away
+    error, dof = significance._clustered_error(deviations, groups)
+    assert error == pytest.approx(math.sqrt(means @ scale @ means))
+    assert dof == pytest.approx(np.trace(form) ** 2 / np.trace(form @ form))
+
+
+def test_a_few_large_clusters_do_not_pass_for_many() -> None:
+    rng = np.random.default_rng(24)
+    labels = np.repeat(np.arange(20), np.where(np.arange(20) < 16, 2, 20))
+
+    def draw() -> Comparison:
+        return compare_paired(np.zeros(labels.size), rng.normal(size=20)[labels] + rng.normal(0, 0.5, labels.size), clusters=labels)
+
+    assert rejections(draw, 1500) <= 0.06
+    assert compare_paired(np.zeros(100), rng.normal(size=100), clusters=[0] * 96 + [1, 2, 3, 4]).status == "insufficient_data"
 
 
 def test_clusters_of_one_pair_are_no_clusters() -> None:
@@ -326,6 +429,34 @@ def test_a_slower_tail_is_found_in_its_own_unit_and_relatively() -> None:
     assert relative.effect == pytest.approx(absolute.effect / np.quantile(control, 0.95))
     assert relative.ci_lower < 0.3 < relative.ci_upper
     assert relative.p_value < 0.001
+
+
+def test_relative_standard_errors_are_the_delta_methods() -> None:
+    control, treatment = QuantileSummary(500, 0.9, 4.0, 3.0, 5.0), QuantileSummary(500, 0.9, 6.0, 5.5, 6.5)
+    result = compare_quantile(control, treatment, 0.9, difference="relative")
+    expected = math.hypot(treatment.standard_error / 4, control.standard_error * 6 / 16)
+    assert (result.effect, result.standard_error) == pytest.approx((0.5, expected))
+    before, after = np.exp([0.0, 1.0, 2.0]), np.exp([1.0, 2.0, 4.0])
+    ratio = compare_heavy_tailed(before, after)
+    assert ratio.standard_error == pytest.approx(ratio.effect * math.sqrt((1 + 7 / 3) / 3))
+    zero = compare_heavy_tailed([0.0, 4.0], [4.0, 16.0])  # the zero counts as 2
+    assert (zero.control_estimate, zero.treatment_estimate) == pytest.approx((math.sqrt(8), 8))
+
+
+def test_rounded_values_do_not_pretend_to_be_exact() -> None:
+    rng = np.random.default_rng(25)
+    draw = lambda: compare_quantile(rng.poisson(20, 500), rng.poisson(20, 500), 0.5)  # noqa: E731
+    assert rejections(draw, 400) <= 0.05
+
+
+@pytest.mark.parametrize("zeros", [0.2, 0.95])
+def test_few_zeros_in_a_small_canary_keep_the_size(zeros: float) -> None:
+    rng = np.random.default_rng(26)
+
+    def draw() -> Comparison:
+        return compare_heavy_tailed(*(np.where(rng.random(n) < zeros, 0.0, rng.lognormal(size=n)) for n in (200, 22)))
+
+    assert 0.03 <= rejections(draw, 1500) <= 0.068
 
 
 @pytest.mark.parametrize(("sigma", "sizes"), [(1.0, (200, 22)), (2.0, (200, 22)), (2.0, (1000, 111))])
@@ -371,6 +502,18 @@ def test_non_inferiority_at_its_margin_is_found_at_alpha(higher_is_better: bool)
     assert bound == (result.p_value < 0.05)
 
 
+def test_a_canary_at_the_margin_of_rare_errors_does_not_pass() -> None:
+    rng = np.random.default_rng(27)
+
+    @functools.cache
+    def compared(control: int, treatment: int) -> Comparison:
+        arms = SampleProportion(450, control), SampleProportion(50, treatment)
+        return non_inferiority(*arms, margin=0.05, relative=False, higher_is_better=False)
+
+    assert rejections(lambda: compared(rng.binomial(450, 0.05), rng.binomial(50, 0.10)), 1500) <= 0.062
+    assert compared(20, 2).method == "non-inferiority, score"
+
+
 def test_stages_of_a_rollout_do_not_mix() -> None:
     stages = [(SampleProportion(900, 828), SampleProportion(100, 92)), (SampleProportion(500, 425), SampleProportion(500, 425))]
     pooled = compare(stages[0][0] + stages[1][0], stages[0][1] + stages[1][1])
@@ -384,12 +527,24 @@ def test_stages_of_a_rollout_do_not_mix() -> None:
 def test_strata_combine_to_mantel_and_haenszel() -> None:
     strata = [(SampleProportion(120, 30), SampleProportion(80, 28)), (SampleProportion(60, 40), SampleProportion(90, 66))]
     weights = np.array([c.n * t.n / (c.n + t.n) for c, t in strata])
-    difference = float(weights @ [t.estimate - c.estimate for c, t in strata] / weights.sum())
+    tables = [[[t.successes, t.n - t.successes], [c.successes, c.n - c.successes]] for c, t in strata]
     result = stratified(strata)
-    pooled = [(c + t).variance * (1 / c.n + 1 / t.n) for c, t in strata]
-    z = float(weights @ [t.estimate - c.estimate for c, t in strata]) / math.sqrt(float(weights**2 @ pooled))
-    assert result.effect == pytest.approx(difference)
-    assert result.p_value == pytest.approx(2 * stats.norm.sf(abs(z)), rel=1e-10)
+    assert result.effect == pytest.approx(float(weights @ [t.estimate - c.estimate for c, t in strata] / weights.sum()))
+    theirs = StratifiedTable([np.array(table, dtype=float) for table in tables]).test_null_odds(correction=False)
+    assert result.p_value == pytest.approx(theirs.pvalue, rel=1e-10)
+    assert (result.p_value < 0.05) == (result.ci_lower > 0 or result.ci_upper < 0)
+
+
+def test_many_small_strata_keep_their_size() -> None:
+    pairs = [(SampleProportion(1, 0), SampleProportion(1, 1))] * 8 + [(SampleProportion(1, 1), SampleProportion(1, 0))] * 2
+    assert stratified(pairs).p_value == pytest.approx(compare_paired([0] * 8 + [1] * 2, [1] * 8 + [0] * 2).p_value)
+
+
+def test_strata_with_too_few_units_are_left_out_and_named() -> None:
+    full = (SampleProportion(5000, 4500), SampleProportion(500, 430))
+    result = stratified([full, (SampleProportion(90, 80), SampleProportion(1, 1))], method="t")
+    assert result.effect == compare(*full, method="t").effect
+    assert "1 of 2 strata left out" in result.reason
 
 
 def test_a_stratified_mean_covers_its_effect() -> None:
@@ -483,6 +638,53 @@ def test_rows_that_only_one_arm_has_are_too_little_data() -> None:
     table = compare_many(control, control.iloc[:1])
     assert table["status"].tolist() == ["ok", "insufficient_data"]
     assert math.isnan(table["p_value"].iloc[1])
+
+
+# Sums as databases and NumPy give them ----------------------------------------------------------------------------
+
+
+def test_integers_of_any_kind_do_not_overflow() -> None:
+    values = np.random.default_rng(29).integers(0, 100_000, 50_000)
+    theirs = stats.ttest_ind(values + 400, values, equal_var=False)
+    kinds: list[Any] = [int, np.int64, Decimal]
+    for kind in kinds:
+        arms = [SampleMean(kind(v.size), kind(int(v.sum())), kind(int((v.astype(object) ** 2).sum()))) for v in (values, values + 400)]
+        assert compare(*arms).p_value == pytest.approx(theirs.pvalue, rel=1e-9)
+    small: Any = np.int32(2_000_000_000)
+    assert (SampleMean(small, 1, 1) + SampleMean(small, 1, 1)).n == 4e9
+
+
+@pytest.mark.parametrize("value", [0.7, 3.3, 0.1, 123.456])
+def test_constants_are_recognised_however_many(value: float) -> None:
+    constant = sums_by_segment(pd.DataFrame({"a": np.full(100_000, value)}), ["x"] * 100_000)
+    fewer = sums_by_segment(pd.DataFrame({"a": np.full(11_111, value)}), ["x"] * 11_111)
+    assert compare_many(constant, fewer)["status"].tolist() == ["undefined"]
+    assert compare(*(SampleMean(*(float(x) for x in sums.iloc[0])) for sums in (constant, fewer))).status == "undefined"
+
+
+def test_a_spread_that_is_small_beside_the_mean_is_kept_or_refused() -> None:
+    rng = np.random.default_rng(30)
+
+    def draw(mean: float) -> Comparison:
+        return compare(*(SampleMean.from_values(rng.normal(mean, 1, 100)) for _ in range(2)))
+
+    assert 0.03 <= rejections(lambda: draw(1e5), 1500) <= 0.07
+    assert {draw(1e8).status for _ in range(50)} == {"undefined"}
+
+
+def test_a_segment_without_one_event_is_not_certain() -> None:
+    index = pd.MultiIndex.from_tuples([("a", "b")])
+    control, treatment = (pd.DataFrame({"n": [50.0], "sum": [s], "sum_squares": [q]}, index) for s, q in ((100.0, 300.0), (0.0, 0.0)))
+    assert compare_many(control, treatment, difference="relative")["status"].tolist() == ["undefined"]
+    assert compare(SampleMean(50, 100, 300), SampleMean(50, 0, 0), difference="relative").reason == welch.ZERO_TREATMENT
+    assert compare(SampleMean(50, 100, 300), SampleMean(50, 0, 0)).p_value < 1e-9
+
+
+@pytest.mark.parametrize("tiny", [4.4e-163, 1e-200, 1e-300, 1e300])
+def test_numbers_at_the_ends_of_what_floats_hold_raise_nothing(tiny: float) -> None:
+    for difference in ("absolute", "relative"):
+        result = compare(SampleMean.from_values([0, 0, tiny]), SampleMean.from_values([0, 0, 1]), difference=difference)
+        assert result.status == "undefined" or result.p_value < 1
 
 
 # Honest failure ---------------------------------------------------------------------------------------------------
@@ -583,6 +785,25 @@ MEAN = SampleMean(10, 20.0, 50.0)
         (lambda: compare(MEAN, MEAN, difference="percent"), "difference"),  # type: ignore[arg-type]
         (lambda: compare(MEAN, MEAN, alternative="larger"), "alternative"),  # type: ignore[arg-type]
         (lambda: compare(MEAN, MEAN, null=inf), "null"),
+        (lambda: compare(MEAN, MEAN, alpha="0.05"), "alpha"),  # type: ignore[arg-type]
+        (lambda: compare(MEAN, MEAN, alpha=10**400), "alpha"),
+        (lambda: compare(MEAN, MEAN, alpha=0.6, alternative="less"), "alpha"),
+        (lambda: compare(MEAN, MEAN, method=""), "method"),  # type: ignore[arg-type]
+        (lambda: compare(MEAN, MEAN, difference=np.array(["relative"])), "difference"),  # type: ignore[arg-type]
+        (lambda: SampleMean(None, 1.0, 1.0), "n must"),  # type: ignore[arg-type]
+        (lambda: SampleMean(3, "6", 14.0), "sum must"),  # type: ignore[arg-type]
+        (lambda: stratified([]), "control and treatment"),
+        (lambda: stratified(None), "control and treatment"),  # type: ignore[arg-type]
+        (lambda: stratified([(MEAN,)]), "control and treatment"),  # type: ignore[list-item]
+        (lambda: non_inferiority(None, MEAN, margin=0.1, method="z"), "control"),  # type: ignore[arg-type]
+        (lambda: compare_paired([1, 2], [1, 2], clusters=5), "clusters"),  # type: ignore[arg-type]
+        (lambda: compare_paired([1, 2], [1, 2], clusters=[[1], [2]]), "clusters"),
+        (lambda: QuantileSummary.from_values([1.0], 1.5), "q must"),
+        (lambda: compare_quantile(QuantileSummary(500, 0.5, 5, 0, 2), [1.0], 0.5), "control"),
+        (lambda: bayesian(MEAN, MEAN, prior=5), "prior"),  # type: ignore[arg-type]
+        (lambda: bayesian(MEAN, MEAN, prior={"mean": 0.0}), "prior"),
+        (lambda: compare_many(None, None), "control"),  # type: ignore[arg-type]
+        (lambda: sums_by_segment(pd.DataFrame({"a": [1.0, 2.0]}), pd.Series(["x", "y"], index=[1, 0])), "segments"),
         (lambda: compare(MEAN, MEAN, method="score"), "method"),
         (lambda: compare(SampleProportion(10, 5), SampleProportion(10, 5), null=1.5), "null"),
         (lambda: compare(MEAN, SampleProportion(10, 5)), "SampleMean"),
