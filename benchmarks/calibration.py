@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
+from typing import Literal
 
 import _forecast_coverage
 import _impact_coverage
@@ -21,6 +22,7 @@ from scipy import special, stats
 from metamon_assets.statistics import prediction_powered
 from metamon_assets.statistics.sequential import confidence_sequence, group_sequential_bounds
 from metamon_assets.statistics.significance import (
+    Comparison,
     SampleMean,
     SampleProportion,
     SampleRatio,
@@ -36,6 +38,11 @@ Generator = np.random.Generator
 CANARIES = ((900, 100), (450, 50), (270, 30))
 TAILS = ((1.0, 200, 22), (1.0, 1000, 111), (2.0, 200, 22), (2.0, 1000, 111))
 LOOKS, PLANNED = 100, 5000
+MARGINS = {  # control and treatment units, share, margin
+    "270/30, .9 − .05": (270, 30, 0.9, -0.05),
+    "450/50, .98 − .02": (450, 50, 0.98, -0.02),
+    "450/50, .05 + .05": (450, 50, 0.05, 0.05),
+}
 SIZE = {"limit": 0.035, "upper": 0.06}
 TARGETS = (
     *(Target(f"score test, share .9, {c}/{t}: size", "", **SIZE) for c, t in CANARIES),
@@ -58,11 +65,15 @@ TARGETS = (
     Target("20 users per arm, requests clustered: size", "", 0.04, upper=0.06),
     Target("20 users per arm, requests taken for units: size", ""),
     Target("20 tasks × 4 trials, paired and clustered: size", "", 0.04, upper=0.06),
+    Target("20 tasks, 4 of them with ten times the trials: size", "", 0.06, at_least=False),
+    Target("users with Pareto(1.5) requests, 200/22: size", ""),
+    Target("log-scale test with a fifth zeros, 200/22: size", "", **SIZE),
     Target("95th percentile, n = 500: size", "", 0.01, upper=0.055),
     Target("95th percentile, n = 2,000: size", "", 0.01, upper=0.055),
     Target("95th percentile, n = 299: share without an answer", "", 1.0),
     Target("McNemar, 50 pairs: size", "", **SIZE),
-    Target("non-inferiority at its margin, 450/50: size", "", **SIZE),
+    Target("non-inferiority of means at its margin, 450/50: size", "", **SIZE),
+    *(Target(f"non-inferiority of shares at its margin, {where}: size", "", 0.06, at_least=False) for where in MARGINS),
     Target("rollout stages, stratified: |bias|", "percentage points", 0.01, at_least=False),
     Target("rollout stages, pooled: |bias|", "percentage points"),
     *(
@@ -80,17 +91,34 @@ TARGETS = (
 )
 
 
-def exact_size(n_control: int, n_treatment: int, share: float, method: str) -> float:
+def exact_size(n_control: int, n_treatment: int, share: float, method: Literal["score", "wald"]) -> float:
     """The probability of p <= .05 when both arms have the same share."""
+    return exact_rejections(
+        ((n_control, share), (n_treatment, share)), lambda control, treatment: compare(control, treatment, method=method)
+    )
+
+
+def exact_margin(n_control: int, n_treatment: int, share: float, margin: float) -> float:
+    """The probability that a treatment passes which is worse than the control by the margin, no less."""
+
+    def test(control: SampleProportion, treatment: SampleProportion) -> Comparison:
+        return non_inferiority(control, treatment, margin=abs(margin), relative=False, higher_is_better=margin < 0)
+
+    return exact_rejections(((n_control, share), (n_treatment, share + margin)), test)
+
+
+def exact_rejections(arms: Sequence[tuple[int, float]], test: Callable[[SampleProportion, SampleProportion], Comparison]) -> float:
+    """The probability of p <= .05, ``arms`` being the units and the share of control and treatment."""
+    (n_control, _), (n_treatment, _) = arms
     ranges, weights = [], []
-    for n in (n_control, n_treatment):
+    for n, share in arms:
         distribution = stats.binom(n, share)
         values = np.arange(distribution.ppf(1e-5), distribution.isf(1e-5) + 1)
         ranges.append(values)
         weights.append(distribution.pmf(values))
     rejected = 0.0
     for (x, p), (y, q) in product(zip(ranges[0], weights[0], strict=True), zip(ranges[1], weights[1], strict=True)):
-        result = compare(SampleProportion(n_control, x), SampleProportion(n_treatment, y), method=method)  # type: ignore[arg-type]
+        result = test(SampleProportion(n_control, x), SampleProportion(n_treatment, y))
         rejected += p * q * (result.p_value <= 0.05)
     return float(rejected)
 
@@ -117,6 +145,9 @@ def heavy_tails(report: Report, rng: Generator, replicates: int) -> None:
         report.record(f"log-scale test, {where}", *rejects(replicates, lambda: compare_heavy_tailed(*arms()).p_value))  # noqa: B023
         raw = lambda: compare(*(SampleMean.from_values(arm) for arm in arms())).p_value  # noqa: E731, B023
         report.record(f"Welch's test of raw values, {where}", *rejects(replicates, raw))
+    zeros = lambda n: np.where(rng.random(n) < 0.2, 0.0, rng.lognormal(size=n))  # noqa: E731
+    where = "log-scale test with a fifth zeros, 200/22: size"
+    report.record(where, *rejects(replicates, lambda: compare_heavy_tailed(zeros(200), zeros(22)).p_value))
     for sigma in (1.05, 1.1, 1.2):  # the mean of a lognormal is exp(μ + σ² / 2)
         draw = lambda: compare_heavy_tailed(rng.lognormal(0, 1, 1000), rng.lognormal((1 - sigma**2) / 2, sigma, 1000)).p_value  # noqa: E731, B023
         report.record(f"log-scale test, equal means, σ = 1 against {sigma:g}: rejects", *rejects(replicates // 4, draw))
@@ -214,6 +245,17 @@ def clusters(report: Report, rng: Generator, replicates: int) -> None:
         results = [rng.random(80) < special.expit(ease + sign * taste) for sign in (-1, 1)]
         return compare_paired(results[0].astype(float), results[1].astype(float), clusters=labels.tolist()).p_value
 
+    def uneven() -> float:
+        labels = np.repeat(np.arange(20), np.where(np.arange(20) < 16, 2, 20))
+        return compare_paired(np.zeros(labels.size), rng.normal(size=20)[labels] + rng.normal(0, 0.5, labels.size), clusters=labels).p_value
+
+    def heavy(n: int) -> SampleRatio:
+        requests = np.ceil(rng.pareto(1.5, n) + 1e-9)
+        return SampleRatio.from_values(rng.binomial(requests.astype(int), special.expit(1.0 + 1.3 * rng.standard_normal(n))), requests)
+
+    report.record("20 tasks, 4 of them with ten times the trials: size", *rejects(replicates, uneven))
+    heavy_note = rejects(replicates // 4, lambda: compare(heavy(200), heavy(22)).p_value)
+    report.record("users with Pareto(1.5) requests, 200/22: size", heavy_note[0], f"{heavy_note[1]}; a few users are most of the arm")
     report.record("20 users per arm, requests clustered: size", *rejects(replicates, clustered))
     report.record("20 users per arm, requests taken for units: size", *rejects(replicates // 4, naive))
     report.record("20 tasks × 4 trials, paired and clustered: size", *rejects(replicates, paired))
@@ -240,7 +282,9 @@ def pairs_and_margins(report: Report, rng: Generator, replicates: int) -> None:
         return non_inferiority(SampleMean.from_values(control), SampleMean.from_values(treatment), margin=0.05).p_value
 
     report.record("McNemar, 50 pairs: size", *rejects(replicates, mcnemar))
-    report.record("non-inferiority at its margin, 450/50: size", *rejects(replicates, at_margin))
+    report.record("non-inferiority of means at its margin, 450/50: size", *rejects(replicates, at_margin))
+    for where, (n, m, share, margin) in MARGINS.items():
+        report.record(f"non-inferiority of shares at its margin, {where}: size", exact_margin(n, m, share, margin), "exact")
 
 
 def ramp(report: Report, rng: Generator, replicates: int) -> None:
