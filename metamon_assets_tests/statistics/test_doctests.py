@@ -38,7 +38,7 @@ def test_the_examples_of_the_guide_run() -> None:
 # The modules that others call; the rest are the numbers behind them.
 @pytest.mark.parametrize(
     "name",
-    ["significance", "sequential", "power", "prediction_powered", "anomaly", "localisation", "trend", "forecast", "causal"],
+    ["significance", "raw_values", "sequential", "power", "prediction_powered", "anomaly", "localisation", "trend", "forecast", "causal"],
 )
 def test_public_functions_have_an_example_and_say_what_they_refuse(name: str) -> None:
     module = load(name)

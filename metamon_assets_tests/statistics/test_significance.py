@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import StratifiedTable, mcnemar
 
-from metamon_assets.statistics import score_test, significance, welch
+from metamon_assets.statistics import proportions, raw_values, welch
 from metamon_assets.statistics.significance import (
     AdjustedMean,
     Comparison,
@@ -161,7 +161,7 @@ def test_the_score_interval_is_mees(treatment: tuple[int, int], control: tuple[i
     assert (result.ci_lower, result.ci_upper) == pytest.approx(interval, abs=6e-5)
 
 
-def test_the_score_test_is_the_pooled_z_test() -> None:
+def test_the_proportions_is_the_pooled_z_test() -> None:
     result = compare(SampleProportion(900, 810), SampleProportion(100, 84))
     table = [[810, 90], [84, 16]]
     assert result.p_value == pytest.approx(stats.chi2_contingency(table, correction=False).pvalue, rel=1e-9)
@@ -196,7 +196,7 @@ def test_counting_failures_turns_the_difference_around(control: SampleProportion
 
 
 @pytest.mark.parametrize("sizes", [(900, 100), (270, 30)])
-def test_a_small_canary_keeps_its_size_with_the_score_test_only(sizes: tuple[int, int]) -> None:
+def test_a_small_canary_keeps_its_size_with_the_proportions_only(sizes: tuple[int, int]) -> None:
     rng = np.random.default_rng(6)
 
     @functools.cache
@@ -329,7 +329,7 @@ def test_tangos_statistic_has_the_variance_where_the_null_holds(gained: int, los
     bounds = (max(1e-12, -delta + 1e-12), (1 - delta) / 2 - 1e-12)
     share = float(optimize.minimize_scalar(worse, bounds=bounds, method="bounded", options={"xatol": 1e-13}).x)
     expected = (gained - lost - n * delta) / math.sqrt(n * (2 * share + delta - delta**2))
-    assert score_test.paired_statistic(gained, lost, n, delta) == pytest.approx(expected, rel=1e-5)
+    assert proportions.paired_statistic(gained, lost, n, delta) == pytest.approx(expected, rel=1e-5)
 
 
 def test_mcnemars_standard_error_is_that_of_the_paired_difference() -> None:
@@ -380,7 +380,7 @@ def test_unequal_clusters_have_bells_and_mccaffreys_degrees_of_freedom() -> None
     means = np.array([deviations[groups == group].mean() for group in range(5)])
     scale = np.diag(shares**2 / np.diag(away @ away.T))
     form = away.T @ scale @ away
-    error, dof = significance._clustered_error(deviations, groups)
+    error, dof = raw_values._clustered_error(deviations, groups)
     assert error == pytest.approx(math.sqrt(means @ scale @ means))
     assert dof == pytest.approx(np.trace(form) ** 2 / np.trace(form @ form))
 
