@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,7 @@ from metamon_assets.statistics.anomaly import (
     _Side,
     score,
 )
+from metamon_assets_tests.statistics import scorers
 
 DAY = 288
 START = datetime(2026, 3, 2, tzinfo=UTC)
@@ -505,3 +507,17 @@ def test_timestamps_with_and_without_a_zone_do_not_mix() -> None:
 
 def test_block_records_fill_the_memory() -> None:
     assert BLOCK_RECORDS * MEMORY == 7 * DAY  # what the docstring calls a week
+
+
+# The reference cases: figures of detectors that were told nothing of them, see benchmarks/anomaly.py.
+
+
+def test_reference_cases(shared_cases: Path) -> None:
+    scorer = scorers.load(shared_cases / "anomaly")
+    series = scorer.load("dev")
+    assert series
+    scores = [anomaly.score(one.times, one.values) for one in series]
+    assert all(0 <= value <= 1 for one in scores for value in one)
+    assert scorer.sweep(series, scores, "standard")["score"] >= 65
+    assert scorer.sweep(series, scores, "reward_low_FP_rate")["score"] >= 55
+    assert not scorer.causality(anomaly.score, series[:4])

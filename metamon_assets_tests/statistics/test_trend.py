@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from scipy import stats
 from metamon_assets.statistics import segmentation
 from metamon_assets.statistics import trend as module
 from metamon_assets.statistics.trend import change_points, trend
+from metamon_assets_tests.statistics import scorers
 
 Floats = NDArray[np.float64]
 WEEKLY = np.array([3.0, 0, 0.5, 0.2, 1, -2, -2.7])
@@ -366,11 +366,7 @@ def test_arguments_are_checked(name: str, argument: dict[str, float]) -> None:
 
 def test_shared_cases(shared_cases: Path) -> None:
     folder = shared_cases / "trend"
-    specification = importlib.util.spec_from_file_location("trend_scorer", folder / "score.py")
-    assert specification is not None
-    assert specification.loader is not None
-    scorer = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(scorer)
+    scorer = scorers.load(folder)
     assert json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
     for group in ("main", "quality_control"):
         result = scorer.evaluate(change_points, group)
