@@ -77,7 +77,7 @@ class Report:
         target = next(target for target in self.targets if target.name == name)
         if limit is not None:
             target = Target(target.name, target.unit, limit, target.at_least, target.upper)
-        several = tuple(runs) if isinstance(runs, Sequence) else (runs,)
+        several = tuple(map(float, runs)) if isinstance(runs, Sequence) else (float(runs),)
         value = statistics.median(several)
         figure = Figure(name, value, target.unit, target.wanted, target.met(value), several, note)
         self.figures.append(figure)

@@ -91,6 +91,8 @@ def home() -> Iterator[Path]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_the_commands_of_the_documents_run(document: Path, home: Path) -> None:
+    if document.name == "real-input.md" and not RECORDINGS.is_dir():
+        pytest.skip(f"no recordings in {RECORDINGS}")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("METAMON_")}
     environment |= {"METAMON_HOME": str(home), "DATA": str(RECORDINGS)}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

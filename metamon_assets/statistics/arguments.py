@@ -22,6 +22,13 @@ def one_of(name: str, value: object, allowed: Collection[object]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
 
 
+def flag(name: str, value: object) -> bool:
+    """``value`` as a bool; ValueError for anything else, since every text is true."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
+
+
 def between(name: str, value: object, lower: float, upper: float) -> float:
     """``value`` as a float; ValueError unless it lies strictly between the two (NaN never does)."""
     number = real(name, value)
@@ -52,9 +59,16 @@ def whole(name: str, value: object, minimum: int) -> int:
 
 
 def vector(name: str, values: ArrayLike, *, length: int | None = None) -> NDArray[np.float64]:
-    """``values`` as an array of floats, shape (n,); None becomes NaN. ValueError for other shapes, lengths and types."""
+    """``values`` as an array of floats, shape (n,); None becomes NaN. ValueError for other shapes, lengths and types.
+
+    Dates and durations are refused: as numbers they would be counts of whatever unit they happen to be stored in.
+    """
     try:
-        array = np.asarray(values, dtype=np.float64)
+        given = np.ma.filled(values.astype(np.float64), np.nan) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
+        if given.dtype.kind in "mMcSU":
+            hint = "; divide durations by a unit of time first" if given.dtype.kind == "m" else ""
+            raise TypeError(f"they are {given.dtype}{hint}")
+        array = given.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be a sequence of numbers: {error}") from error
     if array.ndim != 1:

@@ -45,6 +45,18 @@ class Comparison:
     status: Status = "ok"
     reason: str = ""
 
+    @property
+    def z(self) -> float:
+        """The normal deviate that has this p-value, with the sign of the effect: what group-sequential bounds are compared with.
+
+        (Effect over standard error is not, after a score test.) One-sided p-values give a one-sided deviate.
+        """
+        if math.isinf(self.ci_upper) and not math.isinf(self.ci_lower):
+            return -float(special.ndtri(self.p_value))
+        if math.isinf(self.ci_lower) and not math.isinf(self.ci_upper):
+            return float(special.ndtri(self.p_value))
+        return math.copysign(float(special.ndtri(self.p_value / 2)), self.effect)
+
 
 @dataclass(frozen=True, slots=True)
 class Question:

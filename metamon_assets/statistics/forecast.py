@@ -61,6 +61,10 @@ def forecast(values: ArrayLike, *, season: int, horizon: int, level: float = 0.8
     errors multiply, the point forecast is a median, and neither it nor a bound is below zero. Intervals come from errors
     at past origins, step by step: adaptive conformal inference (Gibbs, Candès, NeurIPS 2021).
 
+    What it cannot do: follow a straight line without noise to its end. Trends are damped, since a level that has moved once
+    must not run away; of a growth of 1 % a day without a break, a third to a half is missing two weeks ahead, and the
+    interval does not know. Beyond a ``level`` of about .98 there are too few past errors to tell a wider interval.
+
     Fewer than three seasons or twelve known values: ``insufficient_data``, the last season again, bounds NaN. Values that
     are all the same, or a history that was forecast without error: ``undefined``, bounds NaN, since nothing tells a width.
     An infinite value: ``undefined``, all NaN. At most the last 2,500 values are used.
@@ -153,7 +157,9 @@ class _Scale:
     def backward(self, scaled: Array) -> Array:
         if self.shift is None:
             return scaled
-        return np.maximum(np.exp(np.clip(scaled, self.lowest, self.highest)) - self.shift, 0)
+        # Zero is zero: by way of the logarithm it would be some 1e-15, and a bound above every zero that comes.
+        above = np.exp(np.minimum(scaled, self.highest)) - self.shift
+        return np.where(scaled > self.lowest, np.maximum(above, 0), 0.0)
 
 
 @dataclass(frozen=True, slots=True)

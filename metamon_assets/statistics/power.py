@@ -1,6 +1,6 @@
 """How many units a comparison needs, how small an effect it can find, and how likely it finds one: before the first unit.
 
-The power of the t-test of two means (``significance.compare``), for proportions with the variance p (1 − p).
+The power of the t-test of two means and of the score test of two proportions, as ``significance.compare`` makes them.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ def solve(
     ``relative_effect``: treatment / control − 1 in shares of |``baseline_mean``|, negative for "less"; the smallest that is
     found with ``power`` when it is asked for (positive when two-sided). ``n_total``: units of both arms together; rounded
     up to whole ones when it is asked for. ``ratio``: units of the treatment per unit of the control, 1/9 for a 10 % canary.
-    ``baseline_variance``: of one unit, p (1 − p) for a proportion. ``treatment_variance``: the same in the treatment, None
-    for an equal one; a success rate that falls from .95 to .92 has half as much again, and taken for equal, a planned power
-    of .8 is one of .7.
+    ``baseline_variance``: of one unit. ``treatment_variance``: the same in the treatment, None for an equal one. For
+    proportions and their score test see ``solve_proportion``.
 
     The two-sample t-test with the non-central t distribution (Cohen: Statistical Power Analysis, 1988, chapter 2), both
     rejection regions counted when two-sided. Raises ValueError when not exactly one of the three is None, for arguments
@@ -56,33 +55,92 @@ def solve(
     baseline_mean = real("baseline_mean", baseline_mean)
     if baseline_mean == 0:
         raise ValueError("baseline_mean must not be 0: no effect is relative to it")
-    if sum(value is None for value in (relative_effect, n_total, power)) != 1:
-        raise ValueError("exactly one of relative_effect, n_total and power must be None: the one to solve for")
     information = 1 / ((1 + ratio) * (baseline_variance + other_variance / ratio))  # per unit
 
     def power_of(effect: float, n: float) -> float:
         return _t_test_power(effect * abs(baseline_mean) * math.sqrt(n * information), n - 2, alpha, alternative)
 
+    return _solve(power_of, relative_effect, n_total, power, alpha, ratio, alternative, 1 / (abs(baseline_mean) * math.sqrt(information)))
+
+
+def solve_proportion(
+    *,
+    baseline: float,
+    relative_effect: float | None = None,
+    n_total: float | None = None,
+    power: float | None = None,
+    alpha: float = 0.05,
+    ratio: float = 1.0,
+    alternative: Alternative = "two-sided",
+) -> float:
+    """The same for the score test of two proportions, which ``compare`` makes of them; ``baseline`` is the control's share.
+
+    Each arm has the variance of its own share, and the test that of the pooled one, so that in a small canary a rate that
+    falls and one that rises need different numbers (Fleiss, Levin, Paik: Statistical Methods for Rates and Proportions, 2003,
+    chapter 4, without continuity correction). The smallest effect found when two-sided is the smallest rise. Raises ValueError
+    as ``solve`` does, and for a treatment whose share would not lie between 0 and 1.
+
+    >>> solve_proportion(baseline=0.95, relative_effect=-0.03 / 0.95, power=0.8, ratio=1 / 9)
+    5433.0
+    >>> solve_proportion(baseline=0.92, relative_effect=0.03 / 0.92, power=0.8, ratio=1 / 9)
+    6240.0
+    """
+    one_of("alternative", alternative, ("two-sided", "greater", "less"))
+    baseline, alpha, ratio = between("baseline", baseline, 0, 1), between("alpha", alpha, 0, 1), between("ratio", ratio, 0, 1e15)
+    if relative_effect is not None:
+        between("the treatment's share, baseline × (1 + relative_effect),", baseline * (1 + real("relative_effect", relative_effect)), 0, 1)
+    quantile = -float(special.ndtri(alpha / 2 if alternative == "two-sided" else alpha))
+
+    def power_of(effect: float, n: float) -> float:
+        share = min(max(baseline * (1 + effect), 0.0), 1.0)
+        pooled = (baseline + ratio * share) / (1 + ratio)
+        null = math.sqrt(pooled * (1 - pooled) * (1 + ratio) ** 2 / ratio / n)
+        real_error = math.sqrt((1 + ratio) * (baseline * (1 - baseline) + share * (1 - share) / ratio) / n)
+        above, below = ((side * (share - baseline) - quantile * null) / real_error for side in (1, -1))
+        found = {"greater": (above,), "less": (below,), "two-sided": (above, below)}[alternative]
+        return sum(float(special.ndtr(z)) for z in found)
+
+    furthest = 1.0 if alternative == "less" else 1 / baseline - 1
+    return _solve(power_of, relative_effect, n_total, power, alpha, ratio, alternative, 0.01 * furthest, furthest)
+
+
+def _solve(
+    power_of: Callable[[float, float], float],
+    relative_effect: float | None,
+    n_total: float | None,
+    power: float | None,
+    alpha: float,
+    ratio: float,
+    alternative: Alternative,
+    first_effect: float,
+    largest_effect: float = math.inf,
+) -> float:
+    """The one that is None, from the power that an effect has with a number of units."""
+    if sum(value is None for value in (relative_effect, n_total, power)) != 1:
+        raise ValueError("exactly one of relative_effect, n_total and power must be None: the one to solve for")
     if power is not None:
         power = between("power", power, alpha, 1)
-    if relative_effect is not None:
-        relative_effect = between("relative_effect", relative_effect, -math.inf, math.inf)
     if n_total is not None:
         n_total = _checked_total(n_total, ratio)
-    if relative_effect is not None and n_total is not None:
-        return power_of(relative_effect, n_total)
-    assert power is not None
     if relative_effect is not None:
-        effect, wanted, smallest = relative_effect, power, _smallest_total(ratio)
-        if effect == 0 or (alternative != "two-sided" and (effect > 0) != (alternative == "greater")):
-            raise ValueError(f"relative_effect must point in the direction of the alternative, not {effect!r}")
-        found = _rising_root(lambda n: power_of(effect, n) - wanted, smallest, smallest + 16, LARGEST_SAMPLE, "n_total")
-        return float(math.ceil(found - 1e-6))
+        relative_effect = between("relative_effect", relative_effect, -math.inf, math.inf)
+        if n_total is not None:
+            return power_of(relative_effect, n_total)
+        assert power is not None
+        return _units(power_of, relative_effect, power, ratio, alternative)
     assert n_total is not None
-    sign = -1.0 if alternative == "less" else 1.0
-    one_error = 1 / (abs(baseline_mean) * math.sqrt(n_total * information))
-    units, wanted = n_total, power
-    return sign * _rising_root(lambda effect: power_of(sign * effect, units) - wanted, 0.0, one_error, 1e9 * one_error, "relative_effect")
+    assert power is not None
+    sign, units, wanted = -1.0 if alternative == "less" else 1.0, n_total, power
+    largest = min(largest_effect, 1e9 * first_effect)
+    return sign * _rising_root(lambda effect: power_of(sign * effect, units) - wanted, 0.0, first_effect, largest, "relative_effect")
+
+
+def _units(power_of: Callable[[float, float], float], effect: float, power: float, ratio: float, alternative: Alternative) -> float:
+    if effect == 0 or (alternative != "two-sided" and (effect > 0) != (alternative == "greater")):
+        raise ValueError(f"relative_effect must point in the direction of the alternative, not {effect!r}")
+    smallest = _smallest_total(ratio)
+    found = _rising_root(lambda n: power_of(effect, n) - power, smallest, smallest + 16, LARGEST_SAMPLE, "n_total")
+    return float(math.ceil(found - 1e-6))
 
 
 def _checked_total(n_total: float, ratio: float) -> float:
@@ -116,9 +174,9 @@ def _below(t: float, dof: float, shift: float) -> float:
 def _rising_root(function: Callable[[float], float], lower: float, first: float, largest: float, name: str) -> float:
     from scipy import optimize
 
-    upper = first
+    upper = min(first, largest)
     while function(upper) < 0:
-        upper *= 4
-        if upper > largest:
+        if upper >= largest:
             raise ValueError(f"no {name} up to {largest:g} reaches this power")
+        upper = min(4 * upper, largest)
     return lower if function(lower) >= 0 else float(optimize.brentq(function, lower, upper, xtol=1e-12, rtol=1e-12))

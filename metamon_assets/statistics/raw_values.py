@@ -6,14 +6,14 @@ They are part of ``significance``, from where they are imported; what can be com
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from metamon_assets.statistics import proportions, welch
-from metamon_assets.statistics.arguments import between, real, vector
+from metamon_assets.statistics.arguments import between, flag, real, vector
 from metamon_assets.statistics.comparison import Comparison, Difference, Question, from_standard_error, without_answer
 from metamon_assets.statistics.samples import SampleMean
 
@@ -31,7 +31,7 @@ def compare_paired(
     treatment: ArrayLike,
     *,
     binary: bool | None = None,
-    clusters: Sequence[object] | NDArray | None = None,
+    clusters: Iterable[object] | None = None,
     alpha: float = 0.05,
 ) -> Comparison:
     """Compare two results of the same cases, such as golden cases under a baseline and a candidate. Shapes (pairs,).
@@ -58,6 +58,8 @@ def compare_paired(
     """
     before = vector("control", control)
     after = vector("treatment", treatment, length=before.size)
+    _check_alike(control, treatment)
+    binary = None if binary is None else flag("binary", binary)
     question, sizes = Question("absolute", "two-sided", alpha), (float(before.size), float(before.size))
     zeros_and_ones = bool(np.isin(before, (0.0, 1.0)).all() and np.isin(after, (0.0, 1.0)).all())
     finite = bool(np.isfinite(before).all() and np.isfinite(after).all())
@@ -77,10 +79,12 @@ def compare_paired(
     effect = float(distance.mean())
     if np.ptp(distance) <= 1e-12 * max(float(np.abs(distance).max()), float(np.abs(before).max())):
         return without_answer("undefined", "all pairs differ by the same: nothing tells chance from effect", estimates, sizes, name, effect)
+    too_few = f"there are fewer than {LEAST_CLUSTERS} clusters, or a few hold nearly all pairs"
+    if labels is not None and labels.max() + 1 < LEAST_CLUSTERS:
+        return without_answer("insufficient_data", too_few, estimates, sizes, name, effect)
     standard_error, dof = _clustered_error(distance - effect, np.arange(before.size) if labels is None else labels)
-    if labels is not None and (labels.max() + 1 < LEAST_CLUSTERS or dof < LEAST_DEGREES):
-        reason = f"there are fewer than {LEAST_CLUSTERS} clusters, or a few hold nearly all pairs"
-        return without_answer("insufficient_data", reason, estimates, sizes, name, effect)
+    if labels is not None and dof < LEAST_DEGREES:
+        return without_answer("insufficient_data", too_few, estimates, sizes, name, effect)
     return from_standard_error(question, effect, standard_error, estimates, sizes, name, dof)
 
 
@@ -151,7 +155,8 @@ def compare_quantile(
     estimates, sizes, method = (c.estimate, t.estimate), (c.n, t.n), "quantile, order statistics"
     if min(sizes) * min(q, 1 - q) < UNITS_BEYOND_QUANTILE - 1e-9:
         needed = math.ceil(UNITS_BEYOND_QUANTILE / min(q, 1 - q) - 1e-9)
-        return without_answer("insufficient_data", f"an arm has fewer than the {needed} units that it needs", estimates, sizes, method)
+        reason = f"each arm needs {needed} units; control has {sizes[0]:g}, treatment {sizes[1]:g}"
+        return without_answer("insufficient_data", reason, estimates, sizes, method)
     if not all(map(math.isfinite, (*c, *t))):
         return without_answer("undefined", "a value is not finite", estimates, sizes, method)
     if min(c.standard_error, t.standard_error) <= 0:
@@ -201,7 +206,7 @@ def compare_heavy_tailed(control: ArrayLike, treatment: ArrayLike, *, alpha: flo
         return without_answer("undefined", "all values are zero", (0.0, 0.0), sizes, name)
     zeros = int((both == 0).sum())
     if zeros:
-        name = f"Student t of logarithms, geometric ratio, {zeros} zeros counted as half the smallest positive value"
+        name = f"Student t of logarithms, geometric ratio, zeros ({zeros}) counted as half the smallest positive value"
         stand_in = both[both > 0].min() / 2
         c, t = np.where(c == 0, stand_in, c), np.where(t == 0, stand_in, t)
     estimates = (_geometric_mean(c), _geometric_mean(t))
@@ -244,16 +249,27 @@ def _mcnemar(
     return Comparison(effect, lower, upper, p_value, standard_error, *estimates, *sizes, name)
 
 
-def _cluster_numbers(clusters: Sequence[object] | NDArray, length: int) -> NDArray[np.intp]:
-    """Labels of any hashable kind as numbers from 0; ValueError when they are not one per pair."""
-    labels = clusters.tolist() if isinstance(clusters, np.ndarray) else clusters
-    if not isinstance(labels, Sequence) or isinstance(labels, str) or len(labels) != length:
-        raise ValueError(f"clusters must be a sequence of {length} labels, one per pair")
+def _check_alike(control: object, treatment: object) -> None:
+    """Two pandas Series are compared by position: ValueError when their indexes say that the positions are not the same cases."""
+    indexes: list[Any] = [values.index for values in (control, treatment) if hasattr(values, "iloc") and hasattr(values, "index")]
+    if len(indexes) == 2 and not indexes[0].equals(indexes[1]):
+        raise ValueError("treatment must have the index of control: other cases would stand side by side")
+
+
+def _cluster_numbers(clusters: Iterable[object], length: int) -> NDArray[np.intp]:
+    """Labels of any hashable kind as numbers from 0; ValueError when they are not one per pair, or missing."""
+    labels = list(clusters) if isinstance(clusters, Iterable) and not isinstance(clusters, str) else []
+    if len(labels) != length:
+        raise ValueError(f"clusters must be {length} labels, one per pair, not {len(labels) or repr(clusters)}")
     numbers: dict[object, int] = {}
     try:
-        return np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.intp)
+        missing = sum(label is None or bool(label != label) for label in labels)  # noqa: PLR0124 (NaN and NaT differ from themselves)
+        found = np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.intp)
     except TypeError as error:
-        raise ValueError(f"clusters must be labels that can be told apart: {error}") from error
+        raise ValueError(f"clusters must be labels that can be told apart, and none missing: {error}") from error
+    if missing:
+        raise ValueError(f"clusters has {missing} missing labels: give each pair without a cluster a label of its own")
+    return found
 
 
 def _clustered_error(deviations: Floats, groups: NDArray[np.intp]) -> tuple[float, float]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from metamon_assets.statistics.arguments import between, real, vector
+from metamon_assets.statistics.arguments import between, flag, real, vector
 from metamon_assets.statistics.comparison import Alternative, Comparison, Difference, Question
 from metamon_assets.statistics.samples import Arm, SampleProportion
 from metamon_assets.statistics.significance import compare
@@ -54,7 +54,7 @@ def confidence_sequence(
     5 % of null canaries of 10 % and a share of .9 were rejected at some look, in place of 1 to 2 %): there the pooled variance
     is taken when it is larger. Means with a heavy tail are not normal for long: with a lognormal σ of 2 and a 10 % canary 14 %
     of true nulls were rejected (σ of 1: 4 %); compare logarithms there. ``insufficient_data`` and ``undefined`` as in
-    ``compare``, but shares of 0 and 1 have an answer.
+    ``compare``, but a share of 0 in one arm and 1 in the other has an answer.
     Raises ValueError for a ``tuning_n`` that is not positive.
 
     >>> from metamon_assets.statistics.samples import SampleProportion
@@ -98,6 +98,8 @@ def group_sequential_bounds(
 ) -> Floats:
     """The z beyond which each look rejects, shape (looks,), so that all looks together reject a true null at ``alpha``.
 
+    Compare ``Comparison.z`` of a two-sided ``compare`` with them, in absolute value: it has the sizes that the bounds assume.
+
     ``information_fractions``: shape (looks,), rising, the share of the planned units that each look has seen; the last may
     be below 1. Looks may come when they come: the bounds of earlier ones do not depend on later ones (Lan, DeMets:
     Biometrika 1983, 70, 659). ``spending``: how much of each side's alpha a is used up at fraction t:
@@ -114,7 +116,7 @@ def group_sequential_bounds(
     >>> group_sequential_bounds([1 / 3, 2 / 3, 1]).round(3).tolist()
     [3.71, 2.511, 1.993]
     """
-    times = _fractions(information_fractions)
+    times, two_sided = _fractions(information_fractions), flag("two_sided", two_sided)
     side = between("alpha", alpha, 0, 1) / (2 if two_sided else 1)
     steps = np.diff(_spent(spending, side, times), prepend=0.0)
     bounds, density = np.empty_like(times), _Density.start(times)
@@ -203,7 +205,8 @@ def _simpson(lower: float, upper: float, half_grid: int) -> tuple[Floats, Floats
 def _fractions(values: ArrayLike) -> Floats:
     times = vector("information_fractions", values)
     if not times.size or not times[0] > 0 or not (np.diff(times) >= CLOSEST_LOOKS).all() or times[-1] > 1 + 1e-12:
-        raise ValueError(f"information_fractions must lie above 0 and up to 1, and rise by {CLOSEST_LOOKS} or more")
+        wanted = f"above 0 and up to 1, each {CLOSEST_LOOKS} above the last or more"
+        raise ValueError(f"information_fractions must be shares of the planned units, {wanted}")
     return times
 
 

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from metamon_assets.statistics import proportions, welch
-from metamon_assets.statistics.arguments import Status, between, one_of, real, vector
+from metamon_assets.statistics.arguments import Status, between, flag, one_of, real, vector
 from metamon_assets.statistics.comparison import (
     Alternative,
     Comparison,
@@ -141,7 +141,8 @@ def stratified(
     name = {"t": "Welch t", "score": "score", "wald": "wald"}[chosen] + (f", {len(used)} strata" if len(used) > 1 else "")
     unknown = (math.nan, math.nan)
     if any(not arm.is_finite for pair in pairs for arm in pair):
-        return without_answer("undefined", welch.CONTRADICTION, unknown, sizes, name)
+        reason = "a sum is missing or not finite: drop or fill missing values before adding up"
+        return without_answer("undefined", reason, unknown, sizes, name)
     if not used:
         return without_answer("insufficient_data", welch.TOO_FEW if least == 2 else "an arm has no units", unknown, sizes, name)
     result = (
@@ -185,8 +186,9 @@ def non_inferiority(
     if method is not None:
         one_of("method", method, ("t", "score", "z"))
     limit = 0.0 if margin is None else real("margin", margin)
-    if limit < 0:
-        raise ValueError(f"margin must not be negative, not {margin!r}")
+    if limit < 0 or (flag("relative", relative) and limit >= 1):
+        raise ValueError(f"margin must not be negative, and a share below 1 when it is relative (0.02 is 2 %), not {margin!r}")
+    higher_is_better = flag("higher_is_better", higher_is_better)
     known = method == "z"
     if known and relative:
         ((checked, _),) = _checked_strata([(control, treatment)])
@@ -363,12 +365,14 @@ def compare_many(
     for name, frame in (("control", control), ("treatment", treatment)):
         missing = [column for column in columns if column not in getattr(frame, "columns", ())]
         if missing:
-            raise ValueError(f"{name} has no column {', '.join(missing)}")
+            raise ValueError(f"{name} has no column {', '.join(missing)}: sums_by_segment makes them from rows")
         if frame.index.has_duplicates:
             raise ValueError(f"{name} has index entries that stand twice, such as {frame.index[frame.index.duplicated()][0]!r}")
         if (frame["n"] < 0).any():
             raise ValueError(f"{name} has a negative n")
     index = control.index if control.index.equals(treatment.index) else control.index.union(treatment.index, sort=False)
+    if len(index) == len(control) + len(treatment) > 0 and len(control) and len(treatment):
+        raise ValueError(f"control and treatment have no key in common: {control.index[0]!r}, {treatment.index[0]!r}")
     sums = [frame[columns].astype(np.float64).reindex(index, fill_value=0.0).to_numpy().T for frame in (control, treatment)]
     return pd.DataFrame(welch.compare_rows(question, sums[0], sums[1]), index=index)
 
@@ -389,6 +393,10 @@ def sums_by_segment(values: pd.DataFrame, segments: Sequence[object] | NDArray |
     """
     import pandas as pd
 
+    if not isinstance(values, pd.DataFrame) or values.columns.has_duplicates:
+        raise ValueError("values must be a DataFrame whose columns, one per metric, have different names")
+    if isinstance(segments, str):
+        raise ValueError(f"segments must be labels, one per row, such as frame[{segments!r}]")
     if isinstance(segments, pd.Series) and not segments.index.equals(values.index):
         raise ValueError("segments must have the index of values: labels would go to other rows")
     codes, labels = pd.factorize(pd.Series(segments), sort=True)
@@ -396,7 +404,7 @@ def sums_by_segment(values: pd.DataFrame, segments: Sequence[object] | NDArray |
         raise ValueError(f"segments must have {len(values)} labels, one per row, not {len(codes)}")
     sums = {}
     for metric in values.columns:
-        column = values[metric].to_numpy(dtype=np.float64)
+        column = vector(f"values[{metric!r}]", values[metric])
         used = (codes >= 0) & ~np.isnan(column)
         code, value = (codes, column) if used.all() else (codes[used], column[used])
         sums[metric] = np.stack([np.bincount(code, weights, len(labels)) for weights in (None, value, value * value)], axis=1)
@@ -407,12 +415,12 @@ def sums_by_segment(values: pd.DataFrame, segments: Sequence[object] | NDArray |
 
 def _checked_strata(strata: Sequence[tuple[Arm, Arm]]) -> list[tuple[Arm, Arm]]:
     """The strata as they are; ValueError when they are not pairs of sums of one kind, or sums that no count can have."""
-    pairs = [tuple(pair) for pair in strata] if isinstance(strata, Sequence) and strata else []
+    pairs = [tuple(pair) for pair in strata if isinstance(pair, Sequence)] if isinstance(strata, Sequence) and strata else []
     arms = [arm for pair in pairs for arm in pair]
     kinds = {type(arm) for arm in arms}
     if not pairs or len(kinds) > 1 or not kinds <= set(get_args(Arm)) or any(len(pair) != 2 for pair in pairs):
         names = ", ".join(sorted(kind.__name__ for kind in kinds)) or repr(strata)
-        raise ValueError(f"control and treatment must be two sums of one kind, such as SampleMean, not {names}")
+        raise ValueError(f"control and treatment must be two sums of one kind, such as SampleMean (from_values makes one), not {names}")
     for arm in arms:
         if arm.n < 0:
             raise ValueError(f"n must not be negative: {arm}")

@@ -22,6 +22,7 @@ TOO_FEW = "an arm has fewer than 2 units"
 CONTRADICTION = "the sums are not finite or contradict each other, or a denominator is zero"
 NO_VARIATION = "the values do not vary, or no more than their sums are rounded: nothing tells chance from effect"
 ZERO_CONTROL = "the control is zero: nothing is relative to it"
+FEW_OUTCOMES = "shares with few outcomes: compare them as SampleProportion, this test rejects too often here"
 ZERO_TREATMENT = "the treatment is zero in every unit: a relative difference of −1 has no standard error"
 
 
@@ -58,6 +59,14 @@ def compare_strata(
     return from_standard_error(question, effect, error, estimates, sizes, name, dof)
 
 
+def _few_outcomes(control: Floats, treatment: Floats) -> NDArray[np.bool_]:
+    """Where the values can only be zeros and ones, and an arm has fewer than ten of either: Welch's t rejects too often there."""
+    with np.errstate(invalid="ignore"):
+        arms = [(total == sum_squares) & (np.minimum(total, n - total) < 10) for n, total, sum_squares in (control, treatment)]
+        binary = (control[1] == control[2]) & (treatment[1] == treatment[2])
+    return binary & (arms[0] | arms[1])
+
+
 def _combined(weights: Sequence[float], rows: Sequence[_Moments]) -> float:
     """The variance of the weighted difference; an arm's that is negative by rounding counts as none."""
     return sum(w * w * (max(row.control_variance, 0.0) + max(row.treatment_variance, 0.0)) for w, row in zip(weights, rows, strict=True))
@@ -89,6 +98,7 @@ def compare_rows(question: Question, control: Floats, treatment: Floats) -> dict
         default="",
     )
     known = reason == ""
+    few = known & _few_outcomes(control, treatment)
     answers = {
         "effect": effect,
         "ci_lower": effect + lower * width,
@@ -104,7 +114,7 @@ def compare_rows(question: Question, control: Floats, treatment: Floats) -> dict
         "n_treatment": n_t,
         "method": np.full(effect.shape, "Welch t"),
         "status": np.select([known, reason == TOO_FEW], ["ok", "insufficient_data"], default="undefined"),
-        "reason": reason,
+        "reason": np.where(few, FEW_OUTCOMES, reason),
     }
 
 

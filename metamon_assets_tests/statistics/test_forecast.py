@@ -218,6 +218,14 @@ def test_real_series_against_seasonal_naive(shared_cases: Path) -> None:
     assert max(ratios) <= 1.02
 
 
+def test_days_without_anything_have_a_bound_of_zero() -> None:
+    rng = np.random.default_rng(31)
+    values = rng.poisson(np.resize([40.0, 42, 41, 43, 39, 0, 0], 140)).astype(float)
+    result = forecast(values, season=7, horizon=7)
+    assert result.lower[5:].tolist() == [0.0, 0.0]
+    assert result.mean[5] < 1
+
+
 # What must hold for any series
 
 numbers = st.lists(st.floats(0, 1e6).map(lambda x: round(x, 3)), min_size=21, max_size=80).filter(lambda x: len(set(x)) > 3)

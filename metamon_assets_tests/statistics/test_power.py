@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.power import TTestIndPower
 
-from metamon_assets.statistics.power import solve
+from metamon_assets.statistics.power import solve, solve_proportion
 
+GOOD: dict[str, Any] = {"baseline_mean": 1.0, "baseline_variance": 1.0, "relative_effect": 0.1, "power": 0.8}
 SIDES = {"two-sided": "two-sided", "greater": "larger", "less": "smaller"}
 
 
@@ -61,14 +62,49 @@ def test_power_is_what_simulation_shows() -> None:
     assert power == pytest.approx(np.mean(drawn), abs=0.03)
 
 
-def test_arms_with_their_own_variance_reach_the_power_that_was_planned() -> None:
-    known: dict[str, Any] = {"baseline_mean": 0.95, "baseline_variance": 0.0475, "relative_effect": -0.03 / 0.95, "power": 0.8}
-    n_total = solve(**known, treatment_variance=0.92 * 0.08)
-    rng, n = np.random.default_rng(2), int(n_total / 2)
-    x, y = rng.binomial(n, 0.95, 20000), rng.binomial(n, 0.92, 20000)
-    share = (x + y) / (2 * n)
-    assert (np.abs(x - y) / n > 1.959964 * np.sqrt(share * (1 - share) * 2 / n)).mean() == pytest.approx(0.8, abs=0.015)
-    assert n_total > 1.2 * solve(**known)
+def test_arms_with_their_own_variance_need_more() -> None:
+    equal, own = (solve(**GOOD, treatment_variance=variance) for variance in (1.0, 2.0))
+    assert equal == solve(**GOOD)
+    assert own == pytest.approx(1.5 * equal, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("control", "treatment", "ratio"), [(0.95, 0.92, 1 / 9), (0.92, 0.95, 1 / 9), (0.04, 0.02, 1 / 9), (0.3, 0.36, 1.0)]
+)
+def test_the_score_test_reaches_the_power_that_was_planned(control: float, treatment: float, ratio: float) -> None:
+    n_total = solve_proportion(baseline=control, relative_effect=treatment / control - 1, power=0.8, ratio=ratio)
+    n, m = int(n_total / (1 + ratio)), int(n_total * ratio / (1 + ratio))
+    rng = np.random.default_rng(2)
+    x, y = rng.binomial(n, control, 20000), rng.binomial(m, treatment, 20000)
+    share = (x + y) / (n + m)
+    found = np.abs(y / m - x / n) > 1.959964 * np.sqrt(share * (1 - share) * (1 / n + 1 / m))
+    assert found.mean() == pytest.approx(0.8, abs=0.015)
+
+
+@given(st.floats(0.05, 0.9), st.floats(0.02, 0.1), st.floats(0.55, 0.95), st.sampled_from([1.0, 1 / 9]))
+def test_each_is_the_inverse_of_the_others_for_proportions(baseline: float, effect: float, power: float, ratio: float) -> None:
+    known: dict[str, Any] = {"baseline": baseline, "ratio": ratio}
+    n_total = solve_proportion(relative_effect=effect, power=power, **known)
+    reached = solve_proportion(relative_effect=effect, n_total=n_total, **known)
+    assert power - 1e-6 <= reached < 1
+    assert solve_proportion(n_total=n_total, power=reached, **known) == pytest.approx(effect, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({"baseline": 0.0}, "baseline"),
+        ({"baseline": 1.2}, "baseline"),
+        ({"relative_effect": 1.5}, "relative_effect"),
+        ({"relative_effect": -1.0}, "relative_effect"),
+        ({"relative_effect": None, "n_total": 20, "power": 0.999}, "relative_effect"),
+        ({"n_total": 100}, "exactly one"),
+        ({"alpha": 0}, "alpha"),
+    ],
+)
+def test_a_wrong_argument_of_proportions_is_named(changed: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        solve_proportion(**({"baseline": 0.5, "relative_effect": 0.1, "power": 0.8} | changed))
 
 
 def test_a_canary_needs_more_than_an_even_split() -> None:
@@ -79,9 +115,6 @@ def test_a_canary_needs_more_than_an_even_split() -> None:
 def test_very_large_samples_are_normal() -> None:
     n_total = solve(baseline_mean=1.0, baseline_variance=1.0, relative_effect=1e-5, power=0.8)
     assert n_total == pytest.approx(4 * (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) ** 2 / 1e-10, rel=1e-5)
-
-
-GOOD: dict[str, Any] = {"baseline_mean": 1.0, "baseline_variance": 1.0, "relative_effect": 0.1, "power": 0.8}
 
 
 @pytest.mark.parametrize(

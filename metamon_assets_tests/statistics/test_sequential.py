@@ -170,6 +170,7 @@ def test_nothing_to_spend_never_rejects() -> None:
         (lambda: crossing_probabilities([math.nan], [1.0]), "bounds"),
         (lambda: crossing_probabilities([1.0], [1.0], drift=math.nan), "drift"),
         (lambda: group_sequential_bounds([1.0], alpha=1.0), "alpha"),
+        (lambda: group_sequential_bounds([1.0], two_sided="x"), "two_sided"),  # type: ignore[arg-type]
         (lambda: group_sequential_bounds([1.0], spending="haste"), "spending"),
         (lambda: group_sequential_bounds([1.0], spending="power:x"), "spending"),
         (lambda: group_sequential_bounds([1.0], spending="power:-1"), "spending"),

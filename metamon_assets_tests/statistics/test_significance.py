@@ -396,6 +396,13 @@ def test_a_few_large_clusters_do_not_pass_for_many() -> None:
     assert compare_paired(np.zeros(100), rng.normal(size=100), clusters=[0] * 96 + [1, 2, 3, 4]).status == "insufficient_data"
 
 
+def test_clusters_may_be_a_column_of_a_frame() -> None:
+    frame = pd.DataFrame({"task": list("aabbccddeeff"), "before": range(12), "after": np.random.default_rng(32).normal(size=12)})
+    ours = compare_paired(frame["before"], frame["after"], clusters=frame["task"])
+    assert ours == compare_paired(frame["before"], frame["after"], clusters=frame["task"].astype("category"))
+    assert ours == compare_paired(frame["before"].tolist(), frame["after"].tolist(), clusters=frame["task"].tolist())
+
+
 def test_clusters_of_one_pair_are_no_clusters() -> None:
     rng = np.random.default_rng(10)
     control, treatment = rng.normal(size=30), rng.normal(0.4, 1, 30)
@@ -477,7 +484,7 @@ def test_the_geometric_ratio_is_covered_with_and_without_zeros() -> None:
         return compare_heavy_tailed(*(np.where(rng.random(n) < 0.2, 0.0, rng.lognormal(0, 1, n)) for n in (200, 60)))
 
     assert 0.033 <= rejections(with_zeros, 2000) <= 0.067
-    assert "zeros counted as half" in with_zeros().method
+    assert "counted as half the smallest positive value" in with_zeros().method
 
 
 # Non-inferiority, strata, Bayes, sample ratio ------------------------------------------------------------------
@@ -630,6 +637,28 @@ def test_many_p_values_equal_scipys() -> None:
         for segment in range(20)
     ]
     assert np.abs(table["p_value"].to_numpy() - np.array(theirs)).max() < 1e-10
+
+
+def test_shares_with_few_outcomes_are_sent_to_the_score_test() -> None:
+    index = pd.MultiIndex.from_tuples([("passed", "eu"), ("cost", "eu")])
+    control = pd.DataFrame({"n": [500, 500], "sum": [490, 500], "sum_squares": [490, 700]}, index)
+    table = compare_many(control, pd.DataFrame({"n": [50, 50], "sum": [49, 55], "sum_squares": [49, 90]}, index))
+    assert table["status"].tolist() == ["ok", "ok"]
+    assert [bool(reason) for reason in table["reason"]] == [True, False]
+
+
+def test_keys_that_never_meet_are_an_error() -> None:
+    frame = pd.DataFrame({"n": [50], "sum": [100], "sum_squares": [300]}, pd.MultiIndex.from_tuples([("cost", 1)]))
+    with pytest.raises(ValueError, match="no key in common"):
+        compare_many(frame, frame.set_axis(pd.MultiIndex.from_tuples([("cost", "1")])))
+
+
+def test_z_is_what_the_p_value_stands_for() -> None:
+    score = compare(SampleProportion(2700, 2430), SampleProportion(300, 255))
+    assert score.z == pytest.approx(-stats.norm.isf(score.p_value / 2))
+    assert abs(score.z - score.effect / score.standard_error) > 0.2
+    greater, less = (compare(SampleMean(50, 100, 300), SampleMean(50, 110, 340), alternative=side) for side in ("greater", "less"))
+    assert greater.z == pytest.approx(less.z) == pytest.approx(stats.norm.isf(greater.p_value))
 
 
 def test_rows_that_only_one_arm_has_are_too_little_data() -> None:
@@ -800,6 +829,18 @@ MEAN = SampleMean(10, 20.0, 50.0)
         (lambda: compare_paired([1, 2], [1, 2], clusters=[[1], [2]]), "clusters"),
         (lambda: QuantileSummary.from_values([1.0], 1.5), "q must"),
         (lambda: compare_quantile(QuantileSummary(500, 0.5, 5, 0, 2), [1.0], 0.5), "control"),
+        (lambda: SampleMean.from_values(pd.to_datetime(["2026-01-01"])), "values"),
+        (lambda: SampleMean.from_values(pd.to_timedelta([1], unit="s")), "divide durations"),
+        (lambda: SampleMean.from_values(np.array([1j])), "values"),
+        (lambda: compare_paired(pd.Series([1.0, 2.0]), pd.Series([1.0, 2.0], index=[1, 0])), "treatment"),
+        (lambda: compare_paired([1, 2], [1, 2], clusters=[math.nan, "b"]), "clusters has 1 missing"),
+        (lambda: compare_paired([1, 0], [1, 0], binary="no"), "binary"),  # type: ignore[arg-type]
+        (lambda: non_inferiority(MEAN, MEAN, margin=2), "margin"),
+        (lambda: non_inferiority(MEAN, MEAN, margin=0.1, higher_is_better="false"), "higher_is_better"),  # type: ignore[arg-type]
+        (lambda: sums_by_segment(pd.DataFrame({"a": ["fast"]}), ["x"]), "values"),
+        (lambda: sums_by_segment(pd.DataFrame({"a": [1.0]}), "a"), "segments"),
+        (lambda: sums_by_segment(pd.DataFrame([[1.0, 2.0]], columns=["a", "a"]), ["x"]), "values"),
+        (lambda: stratified([MEAN, MEAN]), "control and treatment"),  # type: ignore[list-item]
         (lambda: bayesian(MEAN, MEAN, prior=5), "prior"),  # type: ignore[arg-type]
         (lambda: bayesian(MEAN, MEAN, prior={"mean": 0.0}), "prior"),
         (lambda: compare_many(None, None), "control"),  # type: ignore[arg-type]
