@@ -3,7 +3,9 @@
 The cases are made here: leaves over three to six attributes with heavy-tailed volumes, causes of one to three attributes
 planted in some of them. A predicted slice counts only when all its attribute values are right, and right and wrong ones
 are added up over the cases of a family (micro F1). For calibration the values of every case are dealt out anew over its
-leaves, after which no slice is behind the move. Adtributor, written here from its paper (Bhagwan et al., NSDI 2014),
+leaves, after which no slice is behind the move. That scatters whatever moved together, so nulls are drawn as well: the
+failures of now and of a history as short come of one rate, of a rate that differs by leaf and time (beta-binomial), or
+of three times the rate now, everywhere. Adtributor, written here from its paper (Bhagwan et al., NSDI 2014),
 answers the same cases in the same run; it knows causes of one attribute only. The reference cases, other ones, are scored
 where they are present (METAMON_SHARED_CASES, or ../shared/cases).
 """
@@ -76,6 +78,9 @@ TARGETS = (
     Target("empty answers without a cause, ratio", "", 0.99),
     Target("permuted data with a false slice, alpha .01", "", 0.01, at_least=False),
     Target("permuted data with a false slice, alpha .05", "", 0.05, at_least=False),
+    Target("drawn data with a false slice, alpha .01, binomial", "", 0.01, at_least=False),
+    Target("drawn data with a false slice, alpha .01, all times 3", "", 0.01, at_least=False),
+    Target("drawn data with a false slice, alpha .01, beta-binomial", ""),
     Target("milliseconds a case", "ms", 50, at_least=False),
     Target("F1 of Adtributor over all cases with a cause", ""),
     Target("empty answers of Adtributor without a cause", ""),
@@ -87,6 +92,7 @@ NAMES = ("model", "prompt_version", "tenant", "region", "tool", "agent")
 RATIO = (("num_actual", "den_actual"), ("num_forecast", "den_forecast"))
 PERIODS = (1, 3, 7, 28)  # of history behind the forecast of a ratio
 CASES, QUICK_CASES = 100, 30  # of each family
+DRAWN = 5  # times as many data sets of each kind of drawn nulls
 SHARED = Path(os.environ.get("METAMON_SHARED_CASES", Path(__file__).resolve().parents[2] / "shared" / "cases")) / "root_causes"
 
 
@@ -97,6 +103,7 @@ def main() -> int:
     options.cases = options.cases or (QUICK_CASES if options.quick else CASES)
     report = Report("root_causes", TARGETS, options)
     _made(report)
+    _drawn(report)
     if SHARED.is_dir():
         _reference(report)
     else:
@@ -163,6 +170,16 @@ def _made(report: Report) -> None:
     report.record("milliseconds a case", 1000 * float(np.mean(seconds)), f"mean of {len(seconds)}; largest {1000 * max(seconds):.0f}")
     report.record("F1 of Adtributor over all cases with a cause", theirs.f1, str(theirs))
     report.record("empty answers of Adtributor without a cause", silent_peer.share_empty, f"{silent_peer.cases} cases")
+
+
+def _drawn(report: Report) -> None:
+    for at, kind in enumerate(("binomial", "all times 3", "beta-binomial")):
+        rng, count = np.random.default_rng([report.arguments.seed, 1000 + at]), DRAWN * report.arguments.cases
+        false = sum(bool(ours_of(drawn_null(kind, rng), 0.01)) for _ in range(count))
+        # So few data sets leave chance more to play with: three standard deviations of it.
+        limit = 0.01 + 3 * math.sqrt(0.01 * 0.99 / count) if report.arguments.quick and kind != "beta-binomial" else None
+        name = f"drawn data with a false slice, alpha .01, {kind}"
+        report.record(name, false / count, f"{false} of {count} data sets, full, sparse and correlated attributes", limit=limit)
 
 
 def _reference(report: Report) -> None:
@@ -239,6 +256,25 @@ def permuted(case: Case, rng: Rng) -> Case:
     values = [column for column in frame if column not in case.dimensions]
     frame[values] = frame[values].to_numpy()[rng.permutation(len(frame))]
     return replace(case, frame=frame, causes=[])
+
+
+def drawn_null(kind: str, rng: Rng) -> Case:
+    """Failures without a slice behind them: all combinations of four attributes, those that some requests have, or correlated ones."""
+    sizes, shape = (5, 6, 8, 4), rng.choice(["full", "sparse", "correlated"])
+    if shape == "full":
+        codes = np.stack(np.unravel_index(np.arange(np.prod(sizes)), sizes), axis=1)
+        asked = np.ceil(rng.lognormal(2, 1.5, len(codes))).astype(int)
+    else:
+        requests = np.stack([(rng.zipf(1.6, 4000) - 1) % size for size in sizes], axis=1)
+        if shape == "correlated":  # the second attribute follows from the first, but for one request in ten
+            requests[:, 1] = (requests[:, 0] + (rng.random(4000) < 0.1)) % sizes[1]
+        codes, asked = np.unique(requests, axis=0, return_counts=True)
+        asked *= 3
+    frame, dimensions, _ = _named(codes, [], rng)
+    for side, factor in (("actual", 3 if kind == "all times 3" else 1), ("forecast", 1)):
+        rate = rng.beta(1, 19, len(codes)) if kind == "beta-binomial" else 0.05 * factor
+        frame[f"num_{side}"], frame[f"den_{side}"] = rng.binomial(asked, rate), asked
+    return Case(frame, dimensions, [], *RATIO)
 
 
 class _NoPlaceError(Exception):
