@@ -4,7 +4,9 @@ Series of thirteen kinds are simulated (traffic, latencies, counts, spikes, step
 with the small quirks that real series have. The healthy ones run for four weeks at five minutes. The others have steps of five
 minutes to an hour, some with gaps, and zero to four planted anomalies of ten kinds, each within a window as the Numenta
 benchmark draws them: together a tenth of the series, centred on the onset. Beside the detector stands the rolling robust z (median and
-MAD of a day, one alert per excursion) at the threshold that gives it as many false alarms as the detector has. Where the shared
+MAD of a day, one alert per excursion) at the threshold that gives it as many false alarms as the detector has. Then come four plain
+series of five minutes (noise, lognormal, error rate, daily course): how soon a shift of 3, 6 and 12 deviations is told, and whether an
+incident that comes again two days later is told again. Where the shared
 cases are present, their own scorer judges the detector. The parameters of the detector were chosen on seeds 1 to 4, 11 to 14 and 31 to 34
 of these series; the seeds used here are others.
 """
@@ -43,6 +45,13 @@ TARGETS = (
     Target("planted anomalies that became critical", "%"),
     Target("delay from the onset to what is told, median", "records"),
     Target("delay of the rolling robust z, median", "records"),
+    *(
+        Target(f"shift of {size} deviations, {what} within {minutes} minutes", "%")
+        for size in (3, 6, 12)
+        for what in ("told", "a warning")
+        for minutes in (5, 60)
+    ),
+    *(Target(f"incident of {minutes} minutes, a warning {when}", "%") for minutes in (30, 120, 360) for when in ("at first", "again")),
     Target("shared cases, standard score", "", 65),
     Target("shared cases, low-FP score", "", 55),
     Target("shared cases, low-FN score", ""),
@@ -288,6 +297,8 @@ def main() -> int:
     _measure_cost(report, healthy[0])
     threshold = _measure_false_alarms(report, healthy)
     _measure_found(report, corpus(int(rng.integers(2**31)) + 100, 2 if options.quick else 12), threshold)
+    _measure_shifts(report, rng, 3 if options.quick else 20)
+    _measure_incidents(report, rng, 2 if options.quick else 10)
     _measure_cases(report)
     return report.finish()
 
@@ -339,6 +350,71 @@ def _measure_found(report: Report, series: list[Simulated], threshold: float) ->
     for kind in ANOMALIES:
         found = [_delay(outcome.told, a) is not None for _, outcome, _, a in planted if a.kind == kind]
         print(f"  {kind}: {sum(found)} of {len(found)} told")
+
+
+# Plain series, shape (n,), at five minutes, with the standard deviation of their noise: what a shift is measured by.
+
+DAY = 288
+
+
+def _plain_noise(rng: np.random.Generator, n: int) -> tuple[Array, float]:
+    return 50 + 5 * rng.standard_normal(n), 5.0
+
+
+def _plain_lognormal(rng: np.random.Generator, n: int) -> tuple[Array, float]:
+    return 1.2 * np.exp(0.2 * rng.standard_normal(n)), 0.25
+
+
+def _plain_error_rate(rng: np.random.Generator, n: int) -> tuple[Array, float]:
+    return rng.binomial(60, 0.03, n) / 60, math.sqrt(0.03 * 0.97 / 60)
+
+
+def _plain_day(rng: np.random.Generator, n: int) -> tuple[Array, float]:
+    return (200 - 100 * np.cos(2 * np.pi * np.arange(n) / DAY)) * (1 + 0.05 * rng.standard_normal(n)), 10.0
+
+
+PLAIN = {"noise": _plain_noise, "lognormal": _plain_lognormal, "error rate": _plain_error_rate, "daily course": _plain_day}
+
+
+def _watch_shifts(rng: np.random.Generator, name: str, size: float, length: int, onsets: Sequence[int]) -> list[list[AnomalyScore]]:
+    """Verdicts during shifts of that many deviations and records at the onsets, in days, each plus the same hours."""
+    late = int(rng.integers(DAY))
+    starts = [onset * DAY + late for onset in onsets]
+    values, deviation = PLAIN[name](rng, starts[-1] + length)
+    for start in starts:
+        values[start : start + length] += size * deviation
+    detector = Detector()
+    verdicts = [detector.update(START + timedelta(minutes=5 * i), value) for i, value in enumerate(values.tolist())]
+    return [verdicts[start : start + length] for start in starts]
+
+
+def _share(found: Sequence[bool]) -> float:
+    return 100 * sum(found) / len(found)
+
+
+def _measure_shifts(report: Report, rng: np.random.Generator, rounds: int) -> None:
+    """Told or a warning at the first record, and in the first hour."""
+    tests: dict[str, Callable[[AnomalyScore], bool]] = {
+        "told": lambda verdict: verdict.score >= TOLD,
+        "a warning": lambda verdict: verdict.level != "normal",
+    }
+    for size in (3, 6, 12):
+        runs = {name: [_watch_shifts(rng, name, size, 12, (8,))[0] for _ in range(rounds)] for name in PLAIN}
+        for what, test in tests.items():
+            for minutes in (5, 60):
+                shares = {name: _share([any(map(test, run[: minutes // 5])) for run in several]) for name, several in runs.items()}
+                note = ", ".join(f"{name} {share:.0f}" for name, share in shares.items())
+                report.record(f"shift of {size} deviations, {what} within {minutes} minutes", statistics.fmean(shares.values()), note)
+
+
+def _measure_incidents(report: Report, rng: np.random.Generator, rounds: int) -> None:
+    """Twelve deviations, and the same two days later."""
+    for minutes in (30, 120, 360):
+        runs = {name: [_watch_shifts(rng, name, 12, minutes // 5, (8, 10)) for _ in range(rounds)] for name in PLAIN}
+        for i, when in enumerate(("at first", "again")):
+            shares = {name: _share([any(v.level != "normal" for v in run[i]) for run in several]) for name, several in runs.items()}
+            note = ", ".join(f"{name} {share:.0f}" for name, share in shares.items())
+            report.record(f"incident of {minutes} minutes, a warning {when}", statistics.fmean(shares.values()), note)
 
 
 def _delay(alarms: Sequence[int], anomaly: Planted) -> int | None:
