@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass, fields
 from typing import Self, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from metamon_assets.statistics.arguments import real, vector
 
@@ -70,7 +70,7 @@ class SampleMean(_Sums):
     def from_values(cls, values: ArrayLike) -> Self:
         """The sums of one value per unit, shape (n,)."""
         array = vector("values", values)
-        return cls(array.size, float(array.sum()), float(array @ array))
+        return cls(array.size, float(array.sum()), _product(array, array))
 
     @property
     def estimate(self) -> float:
@@ -141,7 +141,7 @@ class SampleRatio(_Sums):
         """The sums of a numerator and a denominator per unit, both of shape (n,)."""
         top = vector("numerators", numerators)
         bottom = vector("denominators", denominators, length=top.size)
-        return cls(top.size, float(top.sum()), float(top @ top), float(bottom.sum()), float(bottom @ bottom), float(top @ bottom))
+        return cls(top.size, float(top.sum()), _product(top, top), float(bottom.sum()), _product(bottom, bottom), _product(top, bottom))
 
     @property
     def estimate(self) -> float:
@@ -189,7 +189,9 @@ class AdjustedMean(_Sums):
         """The sums of a value during and one before the experiment per unit, both of shape (n,)."""
         after = vector("post", post)
         before = vector("pre", pre, length=after.size)
-        return cls(after.size, float(after.sum()), float(after @ after), float(before.sum()), float(before @ before), float(after @ before))
+        return cls(
+            after.size, float(after.sum()), _product(after, after), float(before.sum()), _product(before, before), _product(after, before)
+        )
 
     @property
     def estimate(self) -> float:
@@ -232,6 +234,12 @@ class AdjustedMean(_Sums):
 
 
 Arm: TypeAlias = SampleMean | SampleProportion | SampleRatio | AdjustedMean
+
+
+def _product(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
+    """The sum of products; infinite where floats do not hold it, which no comparison accepts."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(left @ right)
 
 
 def _variance(n: float, total: float, sum_squares: float) -> float:

@@ -239,7 +239,7 @@ def test_an_update_is_fast_enough() -> None:
         for timestamp, value in zip(times, values, strict=True):
             detector.update(timestamp, value)
         best = min(best, time.process_time() - start)
-    assert best / len(values) < 60e-6
+    assert best / len(values) < (60e-6 if sys.gettrace() is None else 400e-6)  # coverage makes it six times slower
 
 
 def test_it_loads_the_standard_library_only() -> None:
