@@ -144,6 +144,11 @@ def database() -> Iterator[tuple[Settings, str]]:
         yield settings, url
 
 
+def reference_cases(kind: str) -> Path:
+    """Where the reference cases of a kind lie, if they are here: METAMON_SHARED_CASES, or the folder shared beside the project."""
+    return Path(os.environ.get("METAMON_SHARED_CASES", Path(__file__).resolve().parents[2] / "shared" / "cases")) / kind
+
+
 class Stopwatch:
     """``with Stopwatch() as watch: …``, then ``watch.seconds``."""
 

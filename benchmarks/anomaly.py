@@ -16,7 +16,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import os
 import statistics
 import sys
 import time
@@ -27,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from _common import Report, Target, arguments
+from _common import Report, Target, arguments, reference_cases
 from numpy.typing import NDArray
 
 from metamon_assets.statistics.anomaly import HOLD, NOTICE, WARNING, AnomalyScore, Detector, score
@@ -423,7 +422,7 @@ def _delay(alarms: Sequence[int], anomaly: Planted) -> int | None:
 
 
 def _measure_cases(report: Report) -> None:
-    folder = Path(os.environ.get("METAMON_SHARED_CASES", Path(__file__).resolve().parents[2] / "shared" / "cases")) / "anomaly"
+    folder = reference_cases("anomaly")
     if not (folder / "score.py").is_file():
         print(f"no shared cases in {folder}")
         return

@@ -12,14 +12,12 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise, product
-from pathlib import Path
 
 import numpy as np
-from _common import Report, Stopwatch, Target, arguments
+from _common import Report, Stopwatch, Target, arguments, reference_cases
 from numpy.typing import NDArray
 
 from metamon_assets.statistics.trend import change_points, trend
@@ -29,7 +27,7 @@ Random = np.random.Generator
 Marked = tuple[Floats, list[tuple[int, float]]]  # a series, and its changes with how visible each is (1: clearly)
 Detector = Callable[[Floats], list[int]]
 
-CASES = Path(os.environ.get("METAMON_SHARED_CASES", Path(__file__).resolve().parents[2] / "shared" / "cases")) / "trend"
+CASES = reference_cases("trend")
 GROUPS = ("all", "main", "quality_control")
 ANNOTATORS, MARGIN = 5, 5
 PERSISTENCES, LENGTHS, SLOPE = (0.0, 0.3, 0.6, 0.8), (28, 56, 90), 0.03

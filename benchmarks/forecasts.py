@@ -9,14 +9,12 @@ present; the others are drawn from the daily designs of ``_forecast_coverage``.
 from __future__ import annotations
 
 import csv
-import os
 import sys
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from _common import Report, Stopwatch, Target, arguments
+from _common import Report, Stopwatch, Target, arguments, reference_cases
 from _forecast_coverage import DESIGNS, HORIZON, LEVEL, Array, coverage
 
 from metamon_assets.statistics.forecast import forecast
@@ -70,9 +68,8 @@ def main() -> int:
 
 
 def _real_series() -> dict[str, Array]:
-    folder = Path(os.environ.get("METAMON_SHARED_CASES", Path(__file__).resolve().parents[2] / "shared" / "cases"))
     result = {}
-    for path in sorted((folder / "forecast" / "daily").glob("*.csv")):
+    for path in sorted((reference_cases("forecast") / "daily").glob("*.csv")):
         with path.open(newline="", encoding="utf-8") as file:
             result[path.stem] = np.array([float(row["value"]) for row in csv.DictReader(file)])
     return result

@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _common import Report, Stopwatch, Target, arguments
+from _common import Report, Stopwatch, Target, arguments, reference_cases
 
 from metamon_assets.statistics.localisation import localise
 
@@ -93,7 +91,7 @@ RATIO = (("num_actual", "den_actual"), ("num_forecast", "den_forecast"))
 PERIODS = (1, 3, 7, 28)  # of history behind the forecast of a ratio
 CASES, QUICK_CASES = 100, 30  # of each family
 DRAWN = 5  # times as many data sets of each kind of drawn nulls
-SHARED = Path(os.environ.get("METAMON_SHARED_CASES", Path(__file__).resolve().parents[2] / "shared" / "cases")) / "root_causes"
+SHARED = reference_cases("root_causes")
 
 
 def main() -> int:

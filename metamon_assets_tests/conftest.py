@@ -54,18 +54,19 @@ for home in homes:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data beside the repository (or METAMON_SHARED_DATA); skips where there is none."""
-    folder = Path(os.environ.get("METAMON_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no shared data in {folder}")
-    return folder
+    return beside_the_repository("data", "METAMON_SHARED_DATA")
 
 
 @pytest.fixture(scope="session")
 def shared_cases() -> Path:
     """The folder of reference cases beside the repository (or METAMON_SHARED_CASES); skips where there is none."""
-    folder = Path(os.environ.get("METAMON_SHARED_CASES", REPOSITORY.parent / "shared" / "cases"))
+    return beside_the_repository("cases", "METAMON_SHARED_CASES")
+
+
+def beside_the_repository(name: str, variable: str) -> Path:
+    folder = Path(os.environ.get(variable, REPOSITORY.parent / "shared" / name))
     if not folder.is_dir():
-        pytest.skip(f"no reference cases in {folder}")
+        pytest.skip(f"no shared {name} in {folder}")
     return folder
 
 

@@ -164,7 +164,7 @@ def compare_quantile(
     if difference == "absolute":
         effect, standard_error = t.estimate - c.estimate, math.hypot(c.standard_error, t.standard_error)
     elif c.estimate == 0:
-        return without_answer("undefined", "the control is zero: nothing is relative to it", estimates, sizes, method)
+        return without_answer("undefined", welch.ZERO_CONTROL, estimates, sizes, method)
     else:
         effect = (t.estimate - c.estimate) / abs(c.estimate)
         standard_error = math.hypot(t.standard_error, c.standard_error * t.estimate / c.estimate) / abs(c.estimate)

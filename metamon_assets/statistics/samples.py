@@ -36,16 +36,6 @@ class _Sums:
         return type(self)(*(left + right for left, right in zip(astuple(self), astuple(other), strict=True)))
 
     @property
-    def variance(self) -> float:
-        """The variance of one unit; its mean has this over ``n``."""
-        raise NotImplementedError
-
-    @property
-    def rounding(self) -> float:
-        """How much of ``variance`` may be nothing but the rounding of the sums; 0 where it comes from counts."""
-        return 0.0
-
-    @property
     def is_finite(self) -> bool:
         """Whether every sum is a finite number."""
         return all(map(math.isfinite, astuple(self)))
@@ -84,6 +74,7 @@ class SampleMean(_Sums):
 
     @property
     def rounding(self) -> float:
+        """How much of ``variance`` may be nothing but the rounding of the sums."""
         return _rounding(self.n, self.sum_squares)
 
 
@@ -114,6 +105,11 @@ class SampleProportion(_Sums):
     def variance(self) -> float:
         """p (1 − p), with n in the denominator as GrowthBook has it."""
         return self.estimate * (1 - self.estimate)
+
+    @property
+    def rounding(self) -> float:
+        """None: counts are exact."""
+        return 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +158,7 @@ class SampleRatio(_Sums):
 
     @property
     def rounding(self) -> float:
+        """How much of ``variance`` may be nothing but the rounding of the sums."""
         mean = self.denominator_sum / self.n
         squares = self.numerator_sum_squares + self.estimate * self.estimate * self.denominator_sum_squares
         return _rounding(self.n, squares) / (mean * mean) if mean else math.nan
@@ -218,10 +215,6 @@ class AdjustedMean(_Sums):
         """The slope of the value on the earlier one; 0 where the earlier one does not vary."""
         earlier = self.pre_variance
         return self.pre_post_covariance / earlier if earlier > _rounding(self.n, self.pre_sum_squares) else 0.0
-
-    @property
-    def variance(self) -> float:
-        return self.post_variance
 
     def adjusted_variance(self, theta: float, scale: float = 1.0) -> float:
         """The variance of scale × value − theta × earlier value."""

@@ -138,6 +138,7 @@ def crossing_probabilities(bounds: ArrayLike, information_fractions: ArrayLike, 
     """
     times = _fractions(information_fractions)
     limits, drift = vector("bounds", bounds, length=times.size), real("drift", drift)
+    two_sided = flag("two_sided", two_sided)
     if not (limits >= 0).all():
         raise ValueError("bounds must be numbers of at least 0")
     crossed, density = np.empty_like(times), _Density.start(times)

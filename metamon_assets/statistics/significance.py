@@ -415,7 +415,7 @@ def sums_by_segment(values: pd.DataFrame, segments: Sequence[object] | NDArray |
 
 def _checked_strata(strata: Sequence[tuple[Arm, Arm]]) -> list[tuple[Arm, Arm]]:
     """The strata as they are; ValueError when they are not pairs of sums of one kind, or sums that no count can have."""
-    pairs = [tuple(pair) for pair in strata if isinstance(pair, Sequence)] if isinstance(strata, Sequence) and strata else []
+    pairs = [tuple(pair) if isinstance(pair, Sequence) else (pair,) for pair in strata] if isinstance(strata, Sequence) else []
     arms = [arm for pair in pairs for arm in pair]
     kinds = {type(arm) for arm in arms}
     if not pairs or len(kinds) > 1 or not kinds <= set(get_args(Arm)) or any(len(pair) != 2 for pair in pairs):

@@ -59,19 +59,6 @@ def compare_strata(
     return from_standard_error(question, effect, error, estimates, sizes, name, dof)
 
 
-def _few_outcomes(control: Floats, treatment: Floats) -> NDArray[np.bool_]:
-    """Where the values can only be zeros and ones, and an arm has fewer than ten of either: Welch's t rejects too often there."""
-    with np.errstate(invalid="ignore"):
-        arms = [(total == sum_squares) & (np.minimum(total, n - total) < 10) for n, total, sum_squares in (control, treatment)]
-        binary = (control[1] == control[2]) & (treatment[1] == treatment[2])
-    return binary & (arms[0] | arms[1])
-
-
-def _combined(weights: Sequence[float], rows: Sequence[_Moments]) -> float:
-    """The variance of the weighted difference; an arm's that is negative by rounding counts as none."""
-    return sum(w * w * (max(row.control_variance, 0.0) + max(row.treatment_variance, 0.0)) for w, row in zip(weights, rows, strict=True))
-
-
 def compare_rows(question: Question, control: Floats, treatment: Floats) -> dict[str, NDArray]:
     """The fields of a ``Comparison``, each of shape (rows,), from n, sum and sum_squares of both arms, each of shape (3, rows)."""
     n_c, n_t = control[0], treatment[0]
@@ -118,6 +105,13 @@ def compare_rows(question: Question, control: Floats, treatment: Floats) -> dict
     }
 
 
+def _few_outcomes(control: Floats, treatment: Floats) -> NDArray[np.bool_]:
+    """Where the values can only be zeros and ones, and an arm has fewer than ten of either: Welch's t rejects too often there."""
+    binary = (control[1] == control[2]) & (treatment[1] == treatment[2])
+    fewest = np.min([control[1], control[0] - control[1], treatment[1], treatment[0] - treatment[1]], axis=0)
+    return binary & (fewest < 10)
+
+
 class _Moments(NamedTuple):
     """One stratum for the t-test: estimates (adjusted and not), the variances of both means, and what of them may be rounding."""
 
@@ -148,6 +142,11 @@ def _moments(control: Arm, treatment: Arm, scale: float = 1.0) -> _Moments:
     c, t = control.estimate, treatment.estimate
     rounding = control.rounding / control.n + treatment.rounding / treatment.n
     return _Moments(c, t, c, t, scale * scale * control.variance / control.n, treatment.variance / treatment.n, rounding)
+
+
+def _combined(weights: Sequence[float], rows: Sequence[_Moments]) -> float:
+    """The variance of the weighted difference; an arm's that is negative by rounding counts as none."""
+    return sum(w * w * (max(row.control_variance, 0.0) + max(row.treatment_variance, 0.0)) for w, row in zip(weights, rows, strict=True))
 
 
 def _satterthwaite(strata: Sequence[tuple[Arm, Arm]], rows: Sequence[_Moments], weights: Sequence[float], variance: float) -> float:

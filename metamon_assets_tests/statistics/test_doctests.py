@@ -38,7 +38,7 @@ def test_the_examples_of_the_guide_run() -> None:
     "name",
     ["significance", "raw_values", "sequential", "power", "prediction_powered", "anomaly", "localisation", "trend", "forecast", "causal"],
 )
-def test_public_functions_have_an_example_and_say_what_they_refuse(name: str) -> None:
+def test_public_functions_have_an_example(name: str) -> None:
     module = load(name)
     functions = [
         function

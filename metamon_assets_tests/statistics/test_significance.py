@@ -840,6 +840,7 @@ MEAN = SampleMean(10, 20.0, 50.0)
         (lambda: sums_by_segment(pd.DataFrame({"a": ["fast"]}), ["x"]), "values"),
         (lambda: sums_by_segment(pd.DataFrame({"a": [1.0]}), "a"), "segments"),
         (lambda: sums_by_segment(pd.DataFrame([[1.0, 2.0]], columns=["a", "a"]), ["x"]), "values"),
+        (lambda: stratified([(MEAN, MEAN), 5]), "control and treatment"),  # type: ignore[list-item]
         (lambda: stratified([MEAN, MEAN]), "control and treatment"),  # type: ignore[list-item]
         (lambda: bayesian(MEAN, MEAN, prior=5), "prior"),  # type: ignore[arg-type]
         (lambda: bayesian(MEAN, MEAN, prior={"mean": 0.0}), "prior"),
