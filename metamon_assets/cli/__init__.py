@@ -1,0 +1,11 @@
+"""What people type: ``metamon``. Each command reads the configuration, calls one function, prints what it gave.
+
+Here belong options, help texts and printing, a module for each kind of command. Imports stand inside the commands, since
+``metamon --help`` must answer at once. Figures go to standard output (``--json`` for programs), progress and errors to
+standard error.
+"""
+
+from metamon_assets.cli import data, processes
+from metamon_assets.cli.group import main
+
+__all__ = ["data", "main", "processes"]

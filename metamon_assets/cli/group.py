@@ -1,0 +1,51 @@
+"""The command ``metamon`` itself: its options, and how errors are told to people."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from metamon_assets.errors import MetamonError
+
+
+class Group(click.Group):
+    """Prints errors that people can mend on one screen, without a traceback; --debug shows it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn errors with a message for people into such a message and exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if ctx.params.get("debug") or not _for_people(error):
+                raise
+            click.secho(_words(error), fg="red", err=True)
+            ctx.exit(getattr(error, "exit_code", 1))
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they are defined: the daily ones first."""
+        return list(self.commands)
+
+
+def _for_people(error: Exception) -> bool:
+    """Whether the message says what, where, and how to mend it, or is the database's own."""
+    psycopg2 = sys.modules.get("psycopg2")
+    unusable = isinstance(error, PermissionError | NotADirectoryError) and error.filename is not None
+    return unusable or isinstance(error, MetamonError) or (psycopg2 is not None and isinstance(error, psycopg2.OperationalError))
+
+
+def _words(error: Exception) -> str:
+    """What to say. A file or folder that cannot be used is nearly always the home's."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be used: {error.strerror}. Let METAMON_HOME name a folder that you may read and write."
+    return str(error).strip() or type(error).__name__
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--debug", is_flag=True, envvar="METAMON_DEBUG", help="Show tracebacks of errors. [METAMON_DEBUG=1]")
+def main(debug: bool) -> None:
+    """Metamon watches AI agents, tells when and why they get worse, and proves what makes them better.
+
+    Data live in METAMON_HOME (default .metamon); metamon.yaml there, or where METAMON_CONFIG says, configures.
+    """

@@ -1,0 +1,112 @@
+"""What a report consists of: sections of findings, each of which says what, how sure, how much money, which runs.
+
+Here belong the shapes that sections fill and renderers (terminal, HTML, table) read, and the registry of sections. What
+a section finds belongs to the stage that knows about it: a later stage registers a section under the same key and so
+takes the place of the first form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+Unit = Literal["share", "seconds", "dollars", "ratio", "count"]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a section may look at: runs that started in ``start <= t < end`` (UTC) of one project, agent, or all."""
+
+    connection: Connection
+    start: datetime
+    end: datetime
+    now: datetime
+    timezone: str = "UTC"
+    project: str | None = None
+    agent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunReference:
+    """A run that shows what a finding says."""
+
+    source: str
+    project: str
+    run_id: str
+    start_time: datetime
+    url: str | None = None  # where its source shows it
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its 95 % interval; None for bounds where the figure was counted, not estimated."""
+
+    value: float
+    low: float | None
+    high: float | None
+    unit: Unit
+    sample: int  # runs, or whatever ``certainty`` names, that it rests on
+    p_value: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing worth knowing. ``statement`` and ``certainty`` are whole sentences for people."""
+
+    key: str  # stable within the section: "errors.rising.timeout"
+    statement: str
+    certainty: str
+    estimate: Estimate | None = None
+    money_per_month: Decimal | None = None  # US dollars per 30 days at stake; None: not known
+    runs: tuple[RunReference, ...] = ()  # a few examples
+    query: str = ""  # SELECT over ``analytics`` that gives all its runs, for `metamon sql`
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A small table: a title, column names, and rows of what people read."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a section has to say. ``silence`` is the true sentence for when there is nothing to find, and why."""
+
+    findings: tuple[Finding, ...] = ()
+    tables: tuple[Table, ...] = ()
+    charts: tuple[dict[str, Any], ...] = ()  # Vega-Lite specifications
+    silence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the report: where it stands, what it asks, and what fills it."""
+
+    key: str
+    title: str
+    order: int
+    build: Callable[[Context], Content]
+
+
+@dataclass(slots=True)
+class Registry:
+    """The sections of a report by key; the last one registered under a key is the one that is used."""
+
+    sections: dict[str, Section] = field(default_factory=dict)
+
+    def register(self, section: Section) -> None:
+        """Add a section, or put it in the place of the one with its key."""
+        self.sections[section.key] = section
+
+    def in_order(self) -> list[Section]:
+        """All sections as they are read."""
+        return sorted(self.sections.values(), key=lambda section: (section.order, section.key))
