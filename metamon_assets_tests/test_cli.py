@@ -333,3 +333,28 @@ def test_a_home_that_cannot_be_used_is_named(metamon: Metamon, tmp_path: Path, m
     done = metamon("status")
     assert done.exit_code == 1
     assert "Let METAMON_HOME name a folder" in done.stderr
+
+
+def test_the_configuration_is_checked_compared_and_explained(with_database: Metamon, tmp_path: Path) -> None:
+    path = tmp_path / "home" / "metamon.yaml"
+    path.parent.mkdir()
+    assert "the defaults hold" in with_database("config", "check").stdout
+    path.write_text('agents: {a: {metrics: {m: {sql: "latncy_seconds < 2"}}}}\nweb: {port: 9000}\n')
+    wrong = with_database("config", "check")
+    assert wrong.exit_code == 1
+    assert "agents.a.metrics.m.sql: there is no column latncy_seconds; did you mean latency_seconds?" in wrong.stderr
+    path.write_text(path.read_text().replace("latncy", "latency"))
+    right = with_database("config", "check")
+    assert (right.exit_code, "nothing reads it yet: agents." in right.stdout) == (0, True)
+    assert "web.port: 9000  (metamon.yaml:2)" in with_database("config", "explain", "web").stdout
+    assert with_database("config", "explain", "wbe").exit_code == 1
+
+    assert "Compared with the defaults:\n+ web.port: 9000\n" in with_database("config", "diff").stdout
+    assert "Only the defaults" in with_database("config", "history").stdout
+    assert with_database("sql", "SELECT 1").exit_code == 0  # runs with it
+    assert "no change" in with_database("config", "diff").stdout
+    path.write_text(path.read_text().replace("9000", "9001"))
+    assert with_database("config", "diff").stdout.endswith("~ web.port: 9000 → 9001\n")
+    (version,) = json.loads(with_database("config", "history", "--json").stdout)
+    assert "+ web.port: 9000" in version["changes"]
+    assert with_database("config", "diff", "--since", "999999").exit_code == 1

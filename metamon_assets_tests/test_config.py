@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -10,7 +11,17 @@ import jsonschema
 import pytest
 import yaml
 
-from metamon_assets.config import ConfigError, Configuration, FilesSource, LangSmithSource, Settings, json_schema, read_configuration
+from metamon_assets.config import (
+    ConfigError,
+    Configuration,
+    FilesSource,
+    LangSmithSource,
+    Settings,
+    json_schema,
+    read_configuration,
+    write_schema,
+)
+from metamon_assets.config.changes import content, differences, explain, without_effect
 
 EXAMPLE = """
 timezone: Europe/Vienna
@@ -163,3 +174,67 @@ def test_metamon_config_moves_the_file_and_what_it_names(tmp_path: Path) -> None
     settings = Settings.load({"METAMON_HOME": str(tmp_path / "home"), "METAMON_CONFIG": str(path)})
     assert settings.path_of("calls") == elsewhere / "calls"
     assert settings.home == tmp_path / "home"
+
+
+AGENTS = """
+agents:
+  support:
+    owner: ann
+    metrics:
+      resolved: {sql: "(metadata ->> 'resolved') = 'true'", guardrail_margin: 0.02}
+      rating: {feedback: stars}
+    targets: {error_rate: {max: 0.01}}
+channels: {ops: {type: slack, url: env:SLACK_URL}}
+routes: [{channels: [ops], severities: [critical]}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (AGENTS.replace("stars}", "stars, sql: latency_seconds}"), "metamon.yaml:7: agents.support.metrics.rating: give either feedback"),
+        (AGENTS.replace("(metadata ->> 'resolved') = 'true'", "sum(latency_seconds)"), ":6: agents.support.metrics.resolved.sql: "),
+        (AGENTS.replace("owner", "ownr"), "metamon.yaml:4: agents.support.ownr: unknown key; did you mean owner?"),
+        (AGENTS.replace("feedback: stars", "feedbak: stars"), "rating.feedbak: unknown key; did you mean feedback?"),
+        (AGENTS.replace("max: 0.01", "max: 0.01, min: 1"), "agents.support.targets.error_rate: min is above max"),
+        (AGENTS.replace("channels: [ops]", "channels: [oops]"), "routes name channels that are not there: oops (channels: ops)"),
+        (AGENTS.replace("env:SLACK_URL", "https://hooks.example/abc"), "channels.ops.url: a secret is not written here"),
+        ("web: {prt: 1}", "metamon.yaml:1: web.prt: unknown key; did you mean port?"),
+        ("sources: [{type: langsmith, project: a, api_key: env:A, exclude: {tag: [b]}}]", "exclude.tag: unknown key; did you mean tags?"),
+    ],
+)
+def test_mistakes_deep_in_the_file_are_told_too(tmp_path: Path, text: str, expected: str) -> None:
+    read_configuration(written(tmp_path, AGENTS))
+    assert expected in complaint(tmp_path, text)
+
+
+def test_a_change_is_told_key_by_key(tmp_path: Path) -> None:
+    before = content(read_configuration(written(tmp_path, EXAMPLE + AGENTS)))
+    changed = (EXAMPLE + AGENTS).replace("Europe/Vienna", "UTC").replace("owner: ann", "owner: bob")
+    after = content(read_configuration(written(tmp_path, changed)))
+    assert list(map(str, differences(before, after))) == ["- timezone: Europe/Vienna", "~ agents.support.owner: ann → bob"]
+    assert differences(after, after) == []
+
+
+def test_a_configuration_is_explained_with_origin_and_meaning(tmp_path: Path) -> None:
+    written(tmp_path, EXAMPLE + AGENTS)
+    settings = Settings.load({"METAMON_HOME": str(tmp_path)})
+    explained = {entry.key: entry for entry in explain(settings)}
+    assert (explained["timezone"].value, explained["timezone"].origin) == ("Europe/Vienna", "metamon.yaml:2")
+    assert explained["ui_port"].origin == "default"
+    assert explained["sources[1].api_key"].value == "env:METAMON_TEST_KEY"
+    assert explained["agents.support.metrics.rating.feedback"].meaning == "Key of the feedback whose scores are the metric."
+    assert all(entry.meaning for entry in explained.values())
+    assert explained["web.port"].read_by_something
+    assert not explained["agents.support.owner"].read_by_something
+    assert {entry.key for entry in explain(settings, "routes")} == {"routes[0].channels[0]", "routes[0].severities[0]", "routes[0].agents"}
+    assert without_effect(settings) == ["agents", "channels", "routes"]
+
+
+def test_the_schema_is_written_beside_the_file_and_named_in_it_once(tmp_path: Path) -> None:
+    path = written(tmp_path, "timezone: UTC\n")
+    for _ in range(2):
+        write_schema(path)
+    assert path.read_text() == "# yaml-language-server: $schema=./metamon.schema.json\ntimezone: UTC\n"
+    assert json.loads((tmp_path / "metamon.schema.json").read_text()) == json_schema()
+    assert read_configuration(path).timezone == "UTC"

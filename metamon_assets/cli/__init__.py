@@ -5,7 +5,7 @@ Here belong options, help texts and printing, a module for each kind of command.
 standard error.
 """
 
-from metamon_assets.cli import data, processes
+from metamon_assets.cli import configuration, data, processes
 from metamon_assets.cli.group import main
 
-__all__ = ["data", "main", "processes"]
+__all__ = ["configuration", "data", "main", "processes"]

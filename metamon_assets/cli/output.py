@@ -48,11 +48,14 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def database(settings: Settings, role: str | None = None) -> Iterator[Connection]:
-    """A connection to the migrated database; the embedded server runs for as long as it is needed."""
+def database(settings: Settings, role: str | None = None, *, noted: bool = True) -> Iterator[Connection]:
+    """A connection to the migrated database; the embedded server runs for as long as it is needed.
+
+    Unless ``noted`` is false the configuration goes to the audit log when it has changed.
+    """
     from metamon_assets.warehouse import connect, server
 
-    with server.ready(settings, say) as url:
+    with server.ready(settings, say, noted=noted) as url:
         connection = connect(url if role is None else server.database_url(settings, role))
         try:
             yield connection

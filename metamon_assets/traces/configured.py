@@ -128,10 +128,12 @@ def _path_or_itself(settings: Settings, given: dict[str, Any] | str) -> dict[str
     return settings.path_of(given) if isinstance(given, str) and given.endswith((".yaml", ".yml")) else given
 
 
-def _mapping(settings: Settings, part: dict[str, Any] | str | None) -> dict[str, Any] | None:
-    """A map of columns, from the configuration itself or from the YAML file that it names."""
-    if not isinstance(part, str):
-        return part
+def _mapping(settings: Settings, part: dict[str, Any] | str | None) -> dict[str, Any]:
+    """Where columns are found: what the source itself says, or the YAML file that it names, before what holds for all sources."""
+    return dict(settings.map) | (_read_map(settings, part) if isinstance(part, str) else part or {})
+
+
+def _read_map(settings: Settings, part: str) -> dict[str, Any]:
     path = settings.path_of(part)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from metamon_assets.warehouse import configuration
 from metamon_assets.warehouse.connection import SQLALCHEMY_DRIVER, connect
 from metamon_assets.warehouse.migrations import migrate
 from metamon_assets.warehouse.postgres import ADMINISTRATOR, EmbeddedPostgres
@@ -76,12 +77,26 @@ def running(settings: Settings, progress: Progress = logger.info) -> Iterator[st
 
 
 @contextmanager
-def ready(settings: Settings, progress: Progress = logger.info) -> Iterator[str]:
+def ready(settings: Settings, progress: Progress = logger.info, *, noted: bool = True) -> Iterator[str]:
     """The pipeline's address, of a server that runs for as long as the block lasts, with the tables as this version
-    needs them. Raises PostgresError, MigrationError, RolesError."""
+    needs them and, unless ``noted`` is false, a configuration that changed in the audit log.
+
+    Raises PostgresError, MigrationError, RolesError.
+    """
     with running(settings, progress):
         bring_up_to_date(settings, progress)
-        yield database_url(settings, WRITER)
+        url = database_url(settings, WRITER)
+        if noted:
+            _note_configuration(url, settings)
+        yield url
+
+
+def _note_configuration(url: str, settings: Settings) -> None:
+    connection = connect(url)
+    try:
+        configuration.note(connection, settings)
+    finally:
+        connection.close()
 
 
 def bring_up_to_date(settings: Settings, progress: Progress = logger.info, *, dry_run: bool = False) -> list[str]:
