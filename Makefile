@@ -23,7 +23,7 @@ run: $(RUN)  ## set everything up, run the pipeline over the sample world, say w
 	METAMON_HOME="$(or $(METAMON_HOME),.metamon-sample)" $(BIN)/metamon simulate
 	METAMON_HOME="$(or $(METAMON_HOME),.metamon-sample)" $(BIN)/metamon run
 
-up: $(RUN)  ## keep the Dagster UI, the daemon and the schedules running until Ctrl-C
+up: $(RUN)  ## keep the live feed, the web server and Dagster running until Ctrl-C
 	METAMON_HOME="$(UP_HOME)" $(BIN)/metamon up
 
 down: $(RUN)  ## stop what `make up` started

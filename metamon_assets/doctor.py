@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from metamon_assets.config import LangSmithSource, Settings, SourcePart
 from metamon_assets.errors import MetamonError
-from metamon_assets.supervisor import read_state
+from metamon_assets.supervisor import SupervisorError, read_state
 
 if TYPE_CHECKING:
     from metamon_assets.warehouse.connection import Connection
@@ -26,6 +26,7 @@ GIGABYTE = 10**9
 LITTLE_DISK = 5 * GIGABYTE
 TOO_LITTLE_DISK = GIGABYTE // 2
 LEDGER_ROWS = 3
+TIMEOUT_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +45,55 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def status(settings: Settings) -> dict[str, Any]:
-    """Which processes of the home run."""
+    """Which processes of the home run, since when, what the supervisor finds wrong, and the last signs of life."""
     state = read_state(settings.home) or {}
     return {
         "home": str(settings.home),
         "ui": state.get("ui"),
+        "web": state.get("web"),
         "since": state.get("since"),
+        "log": state.get("log"),
         "processes": state.get("processes", []),
+        "findings": state.get("findings", []),
         "postgres": _postgres_words(settings),
+        "signs_of_life": _signs_of_life(settings),
     }
+
+
+def must_be_alive(component: str, signs: Sequence[Mapping[str, Any]]) -> None:
+    """Raise SupervisorError unless ``component`` gave one of the signs of life within five minutes."""
+    from metamon_assets.supervisor.watchdog import SILENCE_SECONDS
+
+    age = next((sign["age_seconds"] for sign in signs if sign["component"] == component), None)
+    if age is None:
+        known = ", ".join(sign["component"] for sign in signs) or "none at all"
+        raise SupervisorError(f"{component} has given no sign of life yet, or the database cannot be reached. Known here: {known}.")
+    if age > SILENCE_SECONDS:
+        raise SupervisorError(f"{component} was last seen alive {age / 60:.0f} minutes ago: see its log.")
+
+
+def _signs_of_life(settings: Settings) -> list[dict[str, Any]]:
+    """When each part of the system was last seen alive, from the database; none while that is down. Starts nothing."""
+    from psycopg2 import Error
+
+    from metamon_assets.warehouse import connect, server
+    from metamon_assets.warehouse.postgres import EmbeddedPostgres
+
+    if settings.database_url is None and not EmbeddedPostgres(settings.home).status().running:
+        return []
+    try:
+        with (
+            closing(connect(server.database_url(settings), timeout_seconds=TIMEOUT_SECONDS)) as connection,
+            connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(
+                "SELECT component, beat_at, extract(epoch FROM now() - beat_at)::float8, detail FROM metamon.heartbeats ORDER BY 1"
+            )
+            names = ("component", "at", "age_seconds", "detail")
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    except Error:  # Postgres stands in the same screen: it says why
+        return []
 
 
 def _postgres_words(settings: Settings) -> str:
@@ -216,13 +257,19 @@ def _dagster_storage(settings: Settings) -> Finding:
 def _processes(settings: Settings) -> Iterator[Finding]:
     state = read_state(settings.home)
     if state is None:
-        yield Finding("Processes", "note", "not up: no schedules, no UI", "metamon up")
+        yield Finding("Processes", "note", "not up: no live feed, no server, no schedules", "metamon up")
         return
     for process in state.get("processes", []):
-        words = f"{process['name']}: {process['restarts']} restarts"
-        if process["pid"] is None or process["restarts"]:
-            yield Finding("Processes", "broken" if process["pid"] is None else "note", words, f"see {process['log']}")
+        if process["state"] != "running":
+            words = f"{process['name']}: {process['state']}, last: {process['last_exit'] or 'not started yet'}"
+            yield Finding("Processes", "broken" if process["restarts"] else "note", words, f"metamon logs --component {process['name']}")
+        elif process["restarts"]:
+            words = f"{process['name']}: process {process['pid']}, {process['restarts']} restarts, last: {process['last_exit']}"
+            yield Finding("Processes", "note", words, f"metamon logs --component {process['name']}")
         else:
             yield Finding("Processes", "ok", f"{process['name']}: process {process['pid']}")
-    if state.get("ui"):
-        yield Finding("Dagster UI", "ok", state["ui"])
+    for found in state.get("findings", []):
+        yield Finding("Watchdog", "broken", f"{found['component']} is {found['state']} since {found['since']}: {found['detail']}")
+    for subject, address in (("Metamon", state.get("web")), ("Dagster UI", state.get("ui"))):
+        if address:
+            yield Finding(subject, "ok", address)

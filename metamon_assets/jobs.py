@@ -3,19 +3,22 @@
 ``metamon run`` and tests use the latter; the daemon launches the same jobs in processes of their own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
-from datetime import date
+from contextlib import closing
+from datetime import UTC, date, datetime
 
 import dagster as dg
 
 from metamon_assets import partitions
 from metamon_assets.errors import MetamonError
+from metamon_assets.health.maintenance import prune_event_log
 from metamon_assets.metrics.assets import GROUP as METRICS
+from metamon_assets.warehouse import connect, server
+from metamon_assets.warehouse.resources import Warehouse
 
 DAILY = "daily"
 REFRESH_METRICS = "refresh_metrics"
+MAINTENANCE = "maintenance"
 FIRST_ASSET, LAST_ASSET = "traces", "daily_metrics"  # what a day begins with, and what everything else of it leads to
 
 daily = dg.define_asset_job(
@@ -28,6 +31,19 @@ refresh_metrics = dg.define_asset_job(
     selection=dg.AssetSelection.groups(METRICS),
     description="Computes a day's metrics again from the rows that are here, without reading any source.",
 )
+
+
+@dg.op(name="prune_event_log")
+def prune(context: dg.OpExecutionContext, warehouse: Warehouse) -> None:
+    """Remove old events about steps, and what they logged, from Dagster's storage; runs and materialisations stay."""
+    with closing(connect(server.dagster_url(warehouse.settings))) as connection:
+        context.log.info("%s old events removed", prune_event_log(connection, datetime.now(UTC)))
+
+
+@dg.job(name=MAINTENANCE, description="Keeps the pipeline's own storage small.", executor_def=dg.in_process_executor)
+def maintenance() -> None:
+    """What is done once a day, whatever the days hold."""
+    prune()
 
 
 class JobError(MetamonError):
