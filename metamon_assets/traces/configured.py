@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from metamon_assets.config import FilesSource, LangSmithExportSource, LangSmithSource, OtlpSource, Settings
+from metamon_assets.config import Configuration, FilesSource, LangSmithExportSource, LangSmithSource, OtlpSource, Settings
 from metamon_assets.traces.normalise import Rules
 from metamon_assets.traces.pricing import PriceBook, PriceOverride
 from metamon_assets.traces.redaction import Redactor
@@ -19,6 +19,8 @@ from metamon_assets.traces.sources.base import Kind, Source, SourceError
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
+PATIENCE, LIVE_PATIENCE = 600.0, 45.0  # seconds for one request and its repetitions
+TIMEOUT, LIVE_TIMEOUT = 60.0, 20.0  # seconds for one answer
 OWN_PROJECT = "metamon"  # where Metamon's own model calls go; they never come back in as traces (IN-8)
 
 
@@ -51,12 +53,12 @@ def rules_for(connection: Connection, settings: Settings, part: Any) -> Rules:
         exclude_agents=frozenset((*settings.exclude.agents, *part.exclude.agents)),
         exclude_tags=frozenset((*settings.exclude.tags, *part.exclude.tags)),
         redactor=Redactor(off=privacy.redact_off, extra=privacy.redact_patterns) if privacy.redact else Redactor.disabled(),
-        prices=PriceBook(_overrides(connection, settings)),
+        prices=PriceBook(price_overrides(connection, settings)),
         now=datetime.now(UTC),
     )
 
 
-def _overrides(connection: Connection, settings: Settings) -> list[PriceOverride]:
+def price_overrides(connection: Connection, settings: Configuration) -> list[PriceOverride]:
     """Prices of metamon.yaml and of the table price_overrides; the file goes first."""
     names = (
         "provider",
@@ -77,8 +79,11 @@ def _overrides(connection: Connection, settings: Settings) -> list[PriceOverride
     return [PriceOverride(**row) for row in merged.values()]
 
 
-def open_source(connection: Connection, settings: Settings, part: Any) -> Source:
-    """One source of the configuration, ready to be read."""
+def open_source(connection: Connection, settings: Settings, part: Any, *, live: bool = False) -> Source:
+    """One source of the configuration, ready to be read.
+
+    ``live``: for the live feed, which may use all of the key's rate budget and gives up soon, since it asks again soon.
+    """
     if isinstance(part, FilesSource):
         return _open_files(connection, settings, part)
     if isinstance(part, OtlpSource):
@@ -96,18 +101,35 @@ def open_source(connection: Connection, settings: Settings, part: Any) -> Source
 
         return Export(settings.path_of(part.path), project=part.project, map=_mapping(settings, part.map), name=part.source)
     if isinstance(part, LangSmithSource):
+        from metamon_assets.traces.rate_budget import SharedBudget
         from metamon_assets.traces.sources.langsmith import LangSmithSource as LangSmith
+        from metamon_assets.traces.sources.langsmith_api import DEFAULT_URL
 
+        api_key, api_url = part.api_key.value().get_secret_value(), part.endpoint or DEFAULT_URL
         return LangSmith(
             project=part.project,
-            api_key=part.api_key.value().get_secret_value(),
-            api_url=part.endpoint,
+            api_key=api_key,
+            api_url=api_url,
+            budget=SharedBudget(connection, api_url, api_key, live=live),
             workspace_id=part.workspace_id,
             map=_mapping(settings, part.map),
             payloads=settings.privacy.store_payloads,
             name=part.source,
+            patience_seconds=LIVE_PATIENCE if live else PATIENCE,
+            timeout_seconds=LIVE_TIMEOUT if live else TIMEOUT,
         )
     raise TypeError(f"no source for {type(part).__name__}")
+
+
+def with_new_catalogue(connection: Connection, configured: ConfiguredSource) -> ConfiguredSource:
+    """The same source, and of a source of files what is known of them now: what was learnt in a read that failed is forgotten."""
+    from metamon_assets.traces.sources.files import FilesSource as Files
+    from metamon_assets.traces.sources.otlp import OtlpSource as Otlp
+
+    source = configured.source
+    if not isinstance(source, Files | Otlp):
+        return configured
+    return replace(configured, source=replace(source, catalogue=read_catalogue(connection, source.name, source.project)))
 
 
 def _open_files(connection: Connection, settings: Settings, part: FilesSource) -> Source:

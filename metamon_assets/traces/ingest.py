@@ -20,7 +20,7 @@ from metamon_assets.traces.configured import ConfiguredSource
 from metamon_assets.traces.ledger import LedgerEntry
 from metamon_assets.traces.merge import RunMerge
 from metamon_assets.traces.normalise import Normalised, Rules, normalise_events, normalise_feedback, normalise_gauges, normalise_runs
-from metamon_assets.traces.sources.base import Batch, Kind, Reject, Source, SourceError, Window
+from metamon_assets.traces.sources.base import Batch, Kind, NamedSource, Reject, Source, SourceError, Window
 from metamon_assets.traces.tables import EVENTS, FEEDBACK, GAUGE_SAMPLES
 from metamon_assets.warehouse import merge
 from metamon_assets.warehouse.merge import MergeTable
@@ -54,17 +54,21 @@ def ingest(
     *,
     dagster_run_id: str | None = None,
     progress: Progress | None = None,
+    touch: bool = False,
 ) -> LedgerEntry:
     """Read ``kind`` from ``source`` for ``window`` (None: everything it has) and merge it; gives the ledger entry.
+
+    With ``touch`` the five-minute buckets of the runs that changed are booked in metamon.touched_buckets, in the same
+    transaction: live data ask for it, daily reads compute their days anyway.
 
     Raises IngestError when the source cannot be read whole or the database fails: then no row has been written
     and, unless the database is gone, the ledger has a failed entry with the message.
     """
     try:
-        return _ingest(connection, source, kind, window, rules, dagster_run_id, progress)
+        return _ingest(connection, source, kind, window, rules, dagster_run_id, progress, touch=touch)
     except _DeadlockError:
         # Two reads that share days asked for them in different order; the other one is through by now.
-        return _ingest(connection, source, kind, window, rules, dagster_run_id, progress)
+        return _ingest(connection, source, kind, window, rules, dagster_run_id, progress, touch=touch)
 
 
 class _DeadlockError(IngestError):
@@ -79,9 +83,11 @@ def _ingest(
     rules: Rules,
     dagster_run_id: str | None,
     progress: Progress | None,
+    *,
+    touch: bool,
 ) -> LedgerEntry:
     entry = ledger.open_entry(
-        connection, source.name, source.project, kind, window, started_at=datetime.now(UTC), dagster_run_id=dagster_run_id
+        connection, source.name, source.project, kind, window, started_at=datetime.now(UTC), dagster_run_id=dagster_run_id, live=touch
     )
     where = f"{source.name} {source.project!r}, {kind}" + (
         f" of {window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M}" if window else ""
@@ -91,8 +97,7 @@ def _ingest(
             if window is not None:
                 entry.count = source.count(window)
             batches = source.read(kind, window or _ALL_TIME)
-            reader = _read_runs if kind is Kind.RUNS else _read_simple
-            reader(cursor, source, entry, _counted(batches, entry, progress), rules)
+            write_batches(cursor, source, entry, batches, rules, touch=touch, progress=progress)
             entry.status = "complete" if entry.rows_read else "empty"
             _remember_files(cursor, source, entry)
             ledger.close_entry(cursor, entry)
@@ -113,6 +118,27 @@ def _ingest(
         ledger.fail_entry(connection, entry, f"{type(error).__name__}: {error}")
         raise
     return entry
+
+
+def write_batches(
+    cursor: Cursor,
+    source: NamedSource,
+    entry: LedgerEntry,
+    batches: Iterable[Batch],
+    rules: Rules,
+    *,
+    touch: bool,
+    progress: Progress | None = None,
+) -> None:
+    """Merge what was read, in the caller's transaction, and count it in the entry, which is the caller's to write.
+
+    Raises psycopg2's errors, and SourceError from the batches.
+    """
+    counted = _counted(batches, entry, progress)
+    if entry.kind is Kind.RUNS:
+        _read_runs(cursor, source, entry, counted, rules, touch=touch)
+    else:
+        _read_simple(cursor, source, entry, counted, rules)
 
 
 def _remember_files(cursor: Cursor, source: Source, read: LedgerEntry) -> None:
@@ -161,8 +187,15 @@ def _counted(batches: Iterable[Batch], entry: LedgerEntry, progress: Progress | 
             progress(entry.rows_read)
 
 
-def _read_runs(cursor: Cursor, source: Source, entry: LedgerEntry, batches: Iterable[Batch], rules: Rules) -> None:
-    runs = RunMerge(cursor, source.name, entry.window, across_projects=source.name == "otlp")
+def _read_runs(cursor: Cursor, source: NamedSource, entry: LedgerEntry, batches: Iterable[Batch], rules: Rules, *, touch: bool) -> None:
+    runs = RunMerge(
+        cursor,
+        source.name,
+        entry.window,
+        across_projects=source.name == "otlp",
+        direct=not getattr(source, "answers_slowly", False),
+        touch=touch,
+    )
     for batch in batches:
         runs.add(_normalised(cursor, entry, batch, rules, normalise_runs))
     counts = runs.finish()
@@ -172,7 +205,7 @@ def _read_runs(cursor: Cursor, source: Source, entry: LedgerEntry, batches: Iter
     entry.days = tuple(sorted(counts.days))
 
 
-def _read_simple(cursor: Cursor, source: Source, entry: LedgerEntry, batches: Iterable[Batch], rules: Rules) -> None:
+def _read_simple(cursor: Cursor, source: NamedSource, entry: LedgerEntry, batches: Iterable[Batch], rules: Rules) -> None:
     table, normalise, time_column = _SIMPLE[entry.kind]
     merge.create_staging(cursor, table)
     days = set()

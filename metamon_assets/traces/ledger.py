@@ -3,6 +3,11 @@
 An entry is committed as ``running`` before the first row is read and closed in the same transaction that writes
 the rows, so that the books and the rows cannot disagree. While a read runs it holds an advisory lock on its entry;
 an entry that is ``running`` and whose lock is free belongs to a process that died.
+
+Live entries (``live``: polls of the live feed, and what is sent here) change the current day every minute, and its
+five-minute buckets are computed as they are touched; so the sensor for late data passes over their current day and
+asks for a day again only when it was over. What is sent here commits up to many times a second: it shares one entry
+for each minute (``receiving_entry``), written again with every commit, in the transaction of the rows.
 """
 
 from __future__ import annotations
@@ -52,6 +57,18 @@ class LedgerEntry:
     count: SourceCount = field(default_factory=SourceCount)
     status: str = "running"
     message: str | None = None
+    rejects: list[Reject] | None = None  # filled where it is a list, for whoever has to answer for what was rejected
+
+    def part(self) -> LedgerEntry:
+        """An entry for a further part of the same read, which keeps what is rejected; nothing is counted in it yet."""
+        return LedgerEntry(self.ledger_id, self.source, self.project, self.kind, self.window, rejects=[])
+
+    def add(self, other: LedgerEntry) -> None:
+        """Count what another part of the same read brought."""
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.reject_reasons += other.reject_reasons
+        self.days = tuple(sorted({*self.days, *other.days}))
 
     @property
     def rows_written(self) -> int:
@@ -63,6 +80,19 @@ class LedgerEntry:
         return self.rows_written + self.rows_unchanged + self.rows_duplicate + self.rows_excluded + self.rows_rejected + self.rows_outside
 
 
+_COUNTS = (
+    "rows_read",
+    "rows_inserted",
+    "rows_updated",
+    "rows_unchanged",
+    "rows_duplicate",
+    "rows_moved",
+    "rows_excluded",
+    "rows_rejected",
+    "rows_outside",
+)
+
+
 def open_entry(
     connection: Connection,
     source: str,
@@ -72,22 +102,43 @@ def open_entry(
     *,
     started_at: datetime,
     dagster_run_id: str | None,
+    live: bool = False,
 ) -> LedgerEntry:
     """Book that a read begins, and commit it. Entries of processes that died are closed as failed on the way."""
     with connection, connection.cursor() as cursor:
         _close_interrupted(cursor)
         cursor.execute(
-            "INSERT INTO metamon.ingestion_ledger (source, project, kind, window_start, window_end, started_at, status, dagster_run_id)"
-            " VALUES (%s, %s, %s, %s, %s, %s, 'running', %s) RETURNING ledger_id",
-            (source, project, kind.value, window and window.start, window and window.end, started_at, dagster_run_id),
+            "INSERT INTO metamon.ingestion_ledger"
+            " (source, project, kind, window_start, window_end, started_at, status, dagster_run_id, live)"
+            " VALUES (%s, %s, %s, %s, %s, %s, 'running', %s, %s) RETURNING ledger_id",
+            (source, project, kind.value, window and window.start, window and window.end, started_at, dagster_run_id, live),
         )
         ledger_id = cursor.fetchone()[0]  # type: ignore[index]
         cursor.execute("SELECT pg_advisory_lock(%s, %s)", (_LOCK_CLASS, ledger_id % 2**31))
     return LedgerEntry(ledger_id, source, project, kind, window)
 
 
+def receiving_entry(cursor: Cursor, source: str, project: str, kind: Kind, started_at: datetime) -> LedgerEntry:
+    """A live entry for what is sent here, in the caller's transaction, to be given to ``write_entry`` with each commit.
+
+    It is never ``running``: what was not committed was not acknowledged either, so nothing of it can be lost.
+    """
+    cursor.execute(
+        "INSERT INTO metamon.ingestion_ledger (source, project, kind, started_at, status, live)"
+        " VALUES (%s, %s, %s, %s, 'empty', true) RETURNING ledger_id",
+        (source, project, kind.value, started_at),
+    )
+    return LedgerEntry(cursor.fetchone()[0], source, project, kind, None)  # type: ignore[index]
+
+
 def close_entry(cursor: Cursor, entry: LedgerEntry) -> None:
     """Write the outcome, in the caller's transaction; the lock goes with it."""
+    write_entry(cursor, entry)
+    cursor.execute("SELECT pg_advisory_unlock(%s, %s)", (_LOCK_CLASS, entry.ledger_id % 2**31))
+
+
+def write_entry(cursor: Cursor, entry: LedgerEntry) -> None:
+    """Write the entry as it is now, in the caller's transaction."""
     cursor.execute(
         "UPDATE metamon.ingestion_ledger SET finished_at = clock_timestamp(), status = %s, rows_read = %s, rows_inserted = %s,"
         " rows_updated = %s, rows_unchanged = %s, rows_duplicate = %s, rows_moved = %s, rows_excluded = %s, rows_rejected = %s,"
@@ -111,7 +162,6 @@ def close_entry(cursor: Cursor, entry: LedgerEntry) -> None:
             entry.ledger_id,
         ),
     )
-    cursor.execute("SELECT pg_advisory_unlock(%s, %s)", (_LOCK_CLASS, entry.ledger_id % 2**31))
 
 
 def fail_entry(connection: Connection, entry: LedgerEntry, message: str) -> None:
@@ -140,6 +190,9 @@ def quarantine(cursor: Cursor, entry: LedgerEntry, rejects: Sequence[Reject], re
     if not rejects:
         return
     import pyarrow as pa
+
+    if entry.rejects is not None:
+        entry.rejects.extend(rejects)
 
     def redacted(texts: list[str]) -> list[str]:
         return redactor.column(pa.array(texts, pa.string())).to_pylist()  # one pass over all: a pass over each is slow

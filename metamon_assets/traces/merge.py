@@ -20,7 +20,7 @@ from psycopg2 import sql
 from metamon_assets.traces.sources.base import Kind, Reject, Window
 from metamon_assets.traces.tables import PAYLOADS, SPANS, TRACES
 from metamon_assets.warehouse import merge
-from metamon_assets.warehouse.merge import MergeTable
+from metamon_assets.warehouse.merge import MergeTable, Notes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,6 +39,11 @@ _TOKENS = (
 _COSTS = ("input_cost", "output_cost", "total_cost")
 _CALLS = {"llm_calls": "llm", "tool_calls": "tool", "retrievals": "retriever"}
 DERIVED = (*_TOKENS, *_COSTS, *_CALLS)
+TOUCHED_FOR = timedelta(days=14)  # five-minute buckets of older runs are not computed again
+# How far live data look for other days of a trace, by when pending runs are given up: merging a few rows every second,
+# to plan a query over all the days that there are would cost more than to run it (a quarter of the time at 90 days).
+LIVE_REACH = timedelta(days=15)
+_NOTED = Notes("changed_runs", ("day", "project", "trace_id", "parent_run_id", "run_type", "start_time", "end_time", "status"))
 
 
 @dataclass(slots=True)
@@ -52,6 +57,7 @@ class RunCounts:
     moved: int = 0
     outside: int = 0
     inferred: int = 0
+    touched: int = 0  # buckets
     days: set[date] = field(default_factory=set)
     conflicts: list[Reject] = field(default_factory=list)
 
@@ -60,14 +66,27 @@ class RunMerge:
     """Collects the runs of one read and, at the end, merges them. One object for one transaction.
 
     ``window`` limits the read to traces whose root starts in it; None takes everything.
-    ``across_projects``: one trace may span projects (OpenTelemetry: several services).
+    ``across_projects``: one trace may span projects (OpenTelemetry: several services). ``direct``: roots of a day that
+    does not exist yet are loaded as they come, which keeps others out of that day until the read has ended; not for
+    sources that take long to answer. ``touch``: note the five-minute buckets of what changed in metamon.touched_buckets.
     """
 
-    def __init__(self, cursor: Cursor, source: str, window: Window | None, *, across_projects: bool = False) -> None:
+    def __init__(
+        self,
+        cursor: Cursor,
+        source: str,
+        window: Window | None,
+        *,
+        across_projects: bool = False,
+        direct: bool = True,
+        touch: bool = False,
+    ) -> None:
         self._cursor = cursor
         self._source = source
         self._window = window
         self._across_projects = across_projects
+        self._direct = direct
+        self._notes = _NOTED if touch else None
         self._direct_days: set[date] = set()
         self._staged_days: set[date] = set()
         self._has_spans = False
@@ -75,7 +94,15 @@ class RunMerge:
         merge.allow_bulk_memory(cursor)
         for table in (TRACES, SPANS, PAYLOADS):
             merge.create_staging(cursor, table)
-        cursor.execute("CREATE TEMPORARY TABLE outside_traces (trace_id text, project text) ON COMMIT DROP")
+        self._run_columns = merge.table_columns(cursor, TRACES)
+        if window is not None:
+            cursor.execute("CREATE TEMPORARY TABLE IF NOT EXISTS outside_traces (trace_id text, project text) ON COMMIT DELETE ROWS")
+        if touch:
+            cursor.execute(
+                sql.SQL(
+                    "CREATE TEMPORARY TABLE IF NOT EXISTS {} ON COMMIT DELETE ROWS AS SELECT {} FROM staged_traces WITH NO DATA"
+                ).format(sql.Identifier(_NOTED.target), _NOTED.names())
+            )
 
     # --- collecting -----------------------------------------------------------------------------------------
 
@@ -118,7 +145,7 @@ class RunMerge:
         roots = roots.drop_columns(["inputs", "outputs"])
         for day in pc.unique(roots["day"]).to_pylist():
             of_day = roots.filter(pc.equal(roots["day"], day))
-            if alone and day not in self._direct_days and self._begin_day(day):
+            if alone and self._direct and day not in self._direct_days and self._begin_day(day):
                 self._direct_days.add(day)
             if alone and day in self._direct_days:
                 merge.copy_rows(self._cursor, merge.loading(TRACES, day), of_day)
@@ -160,21 +187,29 @@ class RunMerge:
             self._drop_older_spans()
             self._complete_roots()
         self._merge(restaged)
+        if self._notes:
+            self._touch()
         return self.counts
 
     def _execute(self, statement: str, *, roots: sql.Composable | None = None, **values: Any) -> int:
         """Run SQL in which {names} stands for the run columns and {same_trace} for two rows being of one trace."""
-        columns = merge.table_columns(self._cursor, TRACES)
-        self._cursor.execute(
-            sql.SQL(statement).format(
-                names=sql.SQL(", ").join(map(sql.Identifier, columns)),
-                s_names=sql.SQL(", ").join(sql.SQL("s.") + sql.Identifier(name) for name in columns),
+        self._cursor.execute(self._composed(statement, roots), {"source": self._source, **values})
+        return self._cursor.rowcount
+
+    def _keep(self, name: str, query: str, *, roots: sql.Composable | None = None, **values: Any) -> int:
+        """The rows of such a query as a temporary table; gives their number."""
+        return merge.keep_result(self._cursor, name, self._composed(query, roots), {"source": self._source, **values})
+
+    def _composed(self, statement: str, roots: sql.Composable | None) -> str:
+        return (
+            sql.SQL(statement)
+            .format(
+                names=sql.SQL(", ").join(map(sql.Identifier, self._run_columns)),
                 roots=roots or TRACES.staged(),
                 same_trace=sql.SQL("a.trace_id = b.trace_id" + ("" if self._across_projects else " AND a.project = b.project")),
-            ),
-            {"source": self._source, **values},
+            )
+            .as_string(self._cursor)
         )
-        return self._cursor.rowcount
 
     def _drop_duplicates(self, table: MergeTable, target: sql.Composable) -> int:
         removed = merge.remove_duplicates(self._cursor, table, target, per_day=False)
@@ -207,20 +242,17 @@ class RunMerge:
     def _find_roots(self) -> None:
         """The table trace_roots: for every staged span's trace its root, in this read or already here."""
         merge.analyze_staging(self._cursor, SPANS, "trace_id", "parent_run_id")
-        self._execute(
-            "CREATE TEMPORARY TABLE span_traces ON COMMIT DROP AS"
-            " SELECT trace_id, project, min(day) AS first_day, max(day) AS last_day FROM staged_spans GROUP BY 1, 2"
-        )
+        self._keep("span_traces", "SELECT trace_id, project, min(day) AS first_day, max(day) AS last_day FROM staged_spans GROUP BY 1, 2")
         self._execute("ANALYZE span_traces")
-        self._execute(
-            "CREATE TEMPORARY TABLE trace_roots ON COMMIT DROP AS"
-            " SELECT a.trace_id, a.project, b.project AS root_project, b.run_id, b.day, true AS in_read"
-            " FROM span_traces a JOIN {roots} b ON {same_trace}"
+        self._keep(
+            "trace_roots",
+            "SELECT a.trace_id, a.project, b.project AS root_project, b.run_id, b.day, true AS in_read"
+            " FROM span_traces a JOIN {roots} b ON {same_trace}",
         )
         # Nearly always the root is in a day next to its spans: look there before looking everywhere.
-        self._cursor.execute("SELECT COALESCE(min(first_day) - 1, '-infinity'), COALESCE(max(last_day) + 1, '-infinity') FROM span_traces")
-        near = self._cursor.fetchone()
-        for first, last in (near, ("-infinity", "infinity")):  # type: ignore[misc]
+        self._cursor.execute("SELECT min(first_day), max(last_day) FROM span_traces")
+        earliest, latest = self._cursor.fetchone()  # type: ignore[misc]
+        for first, last in self._where_roots_may_be(earliest, latest):
             self._execute(
                 "INSERT INTO trace_roots SELECT a.trace_id, a.project, b.project, b.run_id, b.day, false"
                 " FROM span_traces a JOIN metamon.traces b ON {same_trace} AND b.source = %(source)s"
@@ -248,14 +280,21 @@ class RunMerge:
             days=sorted(self._staged_days),
         )
 
+    def _where_roots_may_be(self, earliest: date | None, latest: date | None) -> list[tuple[date | str, date | str]]:
+        """Where to look for the roots of spans of these days, and where then."""
+        if earliest is None or latest is None:
+            return []
+        reach = (earliest - LIVE_REACH, latest + LIVE_REACH) if self._notes else ("-infinity", "infinity")
+        return [(earliest - timedelta(days=1), latest + timedelta(days=1)), reach]
+
     def _drop_spans_outside(self) -> None:
         """Spans of traces that this read was not asked for."""
+        if self._window is None:
+            return
         self.counts.outside += self._drop_staged_spans(
             "USING (SELECT DISTINCT trace_id, project FROM outside_traces) b WHERE {same_trace}"
             " AND NOT EXISTS (SELECT FROM trace_roots r WHERE r.trace_id = a.trace_id AND r.project = a.project AND r.in_read)"
         )
-        if self._window is None:
-            return
         self.counts.outside += self._drop_staged_spans(
             "USING trace_roots b WHERE {same_trace} AND (b.day < %(first)s OR b.day > %(last)s)"
             " AND NOT EXISTS (SELECT FROM trace_roots r WHERE r.trace_id = a.trace_id AND r.project = a.project"
@@ -276,11 +315,8 @@ class RunMerge:
     def _infer_roots(self) -> None:
         """Where no root was ever seen, a row stands in for it: under the id of the missing parent, over the time of
         the runs that are there, marked as inferred. The real root takes its place when it comes."""
-        self._execute(
-            "CREATE TEMPORARY TABLE rootless ON COMMIT DROP AS SELECT a.* FROM staged_spans a"
-            " WHERE NOT EXISTS (SELECT FROM trace_roots b WHERE {same_trace})"
-        )
-        if not self._cursor.rowcount:
+        rootless = self._keep("rootless", "SELECT a.* FROM staged_spans a WHERE NOT EXISTS (SELECT FROM trace_roots b WHERE {same_trace})")
+        if not rootless:
             return
         if self._window is not None:
             self._drop_rootless_outside(self._window)
@@ -323,17 +359,19 @@ class RunMerge:
             return 0
         # The only day of a read cannot be a day that its roots left: leaving it out spares the largest join.
         near = sorted({day + timedelta(days=step) for day in days for step in ((-1, 1) if len(days) == 1 else (-1, 0, 1))})
-        self._cursor.execute("DROP TABLE IF EXISTS moves")
-        found = self._execute(
-            "CREATE TEMPORARY TABLE moves ON COMMIT DROP AS"
-            " SELECT s.run_id, s.project, s.trace_id, t.day AS old_day, s.day AS new_day,"
+        found = self._keep(
+            "moves",
+            "SELECT s.run_id, s.project, s.trace_id, t.day AS old_day, s.day AS new_day,"
             f" ({TRACES.version.format(row='s')}, s.content_hash) > ({TRACES.version.format(row='t')}, t.content_hash) AS newer"
             " FROM {roots} s JOIN metamon.traces t ON t.run_id = s.run_id AND t.project = s.project AND t.source = s.source"
-            " AND t.day <> s.day AND (t.status = 'pending' OR t.day = ANY(%(near)s))"
+            " AND t.day <> s.day AND (t.status = 'pending' OR t.day = ANY(%(near)s)) AND t.day BETWEEN %(first)s AND %(last)s"
             " UNION ALL SELECT a.run_id, a.project, a.trace_id, a.day, b.day, true FROM metamon.traces a JOIN {roots} b ON {same_trace}"
-            " WHERE a.root_inferred AND a.source = %(source)s AND (a.run_id, a.project) <> (b.run_id, b.project) AND NOT b.root_inferred",
+            " WHERE a.root_inferred AND a.source = %(source)s AND (a.run_id, a.project) <> (b.run_id, b.project) AND NOT b.root_inferred"
+            " AND a.day BETWEEN %(first)s AND %(last)s",
             roots=roots,
             near=near,
+            first=days[0] - LIVE_REACH if self._notes else "-infinity",
+            last=days[-1] + LIVE_REACH if self._notes else "infinity",
         )
         if not found:
             return 0
@@ -343,8 +381,9 @@ class RunMerge:
             roots=roots,
         )
         self._execute(
-            "DELETE FROM metamon.traces t USING moves m WHERE m.newer AND t.source = %(source)s"
-            " AND t.run_id = m.run_id AND t.project = m.project AND t.day = m.old_day"
+            "WITH gone AS (DELETE FROM metamon.traces t USING moves m WHERE m.newer AND t.source = %(source)s"
+            " AND t.run_id = m.run_id AND t.project = m.project AND t.day = m.old_day RETURNING t.*)"
+            + (_NOTE_GONE if self._notes else " SELECT FROM gone")
         )
         self._execute(
             "WITH moved AS (DELETE FROM metamon.payloads p USING ("
@@ -393,9 +432,9 @@ class RunMerge:
         """Fill what the source left empty on a root from its children, those of this read and those already here."""
         columns = ", ".join(f"b.{column}" for column in (*_CHILD_FACTS, *_TOKENS, *_COSTS))
         roots = f"(SELECT DISTINCT trace_id, {'' if self._across_projects else 'project, '}root_project, run_id, day FROM trace_roots) a"
-        self._execute(
-            f"CREATE TEMPORARY TABLE trace_runs ON COMMIT DROP AS SELECT a.run_id AS root_run_id, a.root_project, a.day, {columns}"
-            f" FROM {roots} JOIN staged_spans b ON {{same_trace}}"
+        self._keep(
+            "trace_runs",
+            f"SELECT a.run_id AS root_run_id, a.root_project, a.day, {columns} FROM {roots} JOIN staged_spans b ON {{same_trace}}",
         )
         root_days = self._days_of("trace_roots")
         self._execute(
@@ -407,8 +446,10 @@ class RunMerge:
         )
         self._execute("ANALYZE trace_runs")
         self._tell_roots_apart()
-        self._execute(_TRACE_TOTALS)
+        self._keep("trace_totals", _TRACE_TOTALS)
         in_place = "t.day = ANY(%(days)s) AND t.source = %(source)s"
+        if self._notes:
+            self._execute(f"{_NOTE_INFERRED} AND {in_place} AND ({_FILL_DIFFERS})", days=root_days)
         for target, condition in ((TRACES.staged(), "true"), (TRACES.qualified, in_place)):
             self._execute(
                 f"{_FILL_ROOTS} WHERE t.run_id = c.run_id AND t.project = c.project AND t.day = c.day AND {condition}"
@@ -421,10 +462,10 @@ class RunMerge:
 
     def _tell_roots_apart(self) -> None:
         """Where a trace has several roots, each gets the runs that descend from it; the first gets those of unknown descent."""
-        several = self._execute(
-            "CREATE TEMPORARY TABLE several_roots ON COMMIT DROP AS"
-            " SELECT trace_id, min(run_id) AS first_root, array_agg(DISTINCT run_id) AS roots FROM trace_roots"
-            f" GROUP BY trace_id{'' if self._across_projects else ', project'} HAVING count(DISTINCT run_id) > 1"
+        several = self._keep(
+            "several_roots",
+            "SELECT trace_id, min(run_id) AS first_root, array_agg(DISTINCT run_id) AS roots FROM trace_roots"
+            f" GROUP BY trace_id{'' if self._across_projects else ', project'} HAVING count(DISTINCT run_id) > 1",
         )
         if not several:
             return
@@ -445,7 +486,7 @@ class RunMerge:
 
     def _merge(self, restaged: int) -> None:
         for table in (TRACES, SPANS):
-            merged, days = merge.merge_staged(self._cursor, table)
+            merged, days = merge.merge_staged(self._cursor, table, self._notes)
             self.counts.inserted += merged.inserted
             self.counts.updated += merged.updated
             self.counts.unchanged += merged.unchanged
@@ -455,6 +496,45 @@ class RunMerge:
         self.counts.days.update(days)
         for day in sorted(self.counts.days):
             merge.ensure_partitions(self._cursor, (TRACES, SPANS, PAYLOADS), day)
+
+    def _touch(self) -> None:
+        """Book the buckets of what changed, as it was and as it is, and tell whoever computes them."""
+        self.counts.touched = self._execute(_TOUCH, days=sorted(self.counts.days), direct_days=sorted(self._direct_days), kept=TOUCHED_FOR)
+        if self.counts.touched:
+            self._cursor.execute("NOTIFY metamon_touched")
+
+
+# Old versions of runs that leave their day, and of stand-ins that grow: no merge sees those.
+_NOTE_GONE = f" INSERT INTO changed_runs SELECT {', '.join(_NOTED.columns)} FROM gone"
+_NOTE_INFERRED = (
+    f"INSERT INTO changed_runs SELECT {', '.join(f't.{column}' for column in _NOTED.columns)}"
+    " FROM metamon.traces t, trace_totals c WHERE t.run_id = c.run_id AND t.project = c.project AND t.day = c.day AND t.root_inferred"
+)
+# A span counts where its root is; a tool call also where itself is. By the clock of ends a run touches every bucket from its
+# start to its end, or to now: it is in flight in all but the last.
+_TOUCH = """
+    WITH roots AS (
+        SELECT start_time, end_time, status FROM changed_runs WHERE parent_run_id IS NULL
+        UNION ALL
+        SELECT t.start_time, t.end_time, t.status FROM metamon.traces t
+        WHERE t.day = ANY(%(days)s) AND t.source = %(source)s
+            AND (t.day, t.trace_id) IN (SELECT day, trace_id FROM changed_runs WHERE parent_run_id IS NOT NULL)
+        UNION ALL
+        SELECT t.start_time, t.end_time, t.status FROM metamon.traces t WHERE t.day = ANY(%(direct_days)s) AND t.source = %(source)s),
+    runs AS (
+        SELECT start_time, end_time, status FROM roots
+        UNION ALL SELECT start_time, end_time, status FROM changed_runs WHERE parent_run_id IS NOT NULL AND run_type = 'tool'),
+    moments AS (
+        SELECT 'start' AS clock, start_time AS moment FROM runs
+        UNION ALL SELECT 'end', passed.moment FROM runs CROSS JOIN LATERAL generate_series(
+            date_bin('5 minutes', greatest(start_time, statement_timestamp() - %(kept)s), 'epoch'),
+            CASE WHEN end_time IS NOT NULL THEN least(end_time, start_time + %(kept)s)
+                WHEN status IN ('pending', 'abandoned') THEN least(start_time + %(kept)s, statement_timestamp())
+                ELSE start_time END,
+            interval '5 minutes') AS passed (moment))
+    INSERT INTO metamon.touched_buckets (bucket_start, clock)
+    SELECT DISTINCT date_bin('5 minutes', moment, 'epoch'), clock FROM moments
+    WHERE moment > statement_timestamp() - %(kept)s"""
 
 
 def _ours(column: str) -> str:
@@ -474,7 +554,7 @@ def _filled(column: str) -> str:
 _CHILD_FACTS = ("run_id", "parent_run_id", "run_type", "cost_source", "start_time", "end_time", "status")
 
 _TRACE_TOTALS = (
-    "CREATE TEMPORARY TABLE trace_totals ON COMMIT DROP AS SELECT c.root_run_id AS run_id, c.root_project AS project, c.day, "
+    "SELECT c.root_run_id AS run_id, c.root_project AS project, c.day, "
     + ", ".join(f"sum(c.{column}) FILTER (WHERE model_call)::bigint AS {column}" for column in _TOKENS)
     + ", sum(c.input_cost) FILTER (WHERE model_call) AS input_cost, sum(c.output_cost) FILTER (WHERE model_call) AS output_cost,"
     # A total that lacks a part would pass for the whole: one unpriced call leaves the trace unpriced.

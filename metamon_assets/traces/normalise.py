@@ -333,6 +333,11 @@ _EVENT_KINDS = _aliases(
 _GAUGE_KINDS = _aliases(columns.GAUGE_KINDS, {"gauge": "level updowncounter", "counter": "sum delta increase"})
 
 
+def known_status(word: str) -> str | None:
+    """The unified status that a source's word or code means; None: it needs a ``map``."""
+    return _translation(word, _STATUSES, _status_code)
+
+
 def _status_code(name: str) -> str | None:
     """HTTP status codes, which a plain log of requests has as its status."""
     if len(name) == 3 and name.isdecimal() and "100" <= name <= "599":

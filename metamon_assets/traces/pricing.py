@@ -124,15 +124,10 @@ class PriceBook:
         self._tiers: dict[tuple[_Names, int], _Tiers | None] = {}
         self._bundled: DataSnapshot | None = None
 
-    @classmethod
-    def from_database(cls, connection: Any) -> PriceBook:
-        """The bundled prices with the overrides that ``metamon.price_overrides`` holds (psycopg2 connection)."""
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT provider, model, valid_from, input_per_million, output_per_million, cache_read_per_million,"
-                " cache_creation_per_million FROM metamon.price_overrides"
-            )
-            return cls(PriceOverride(*row) for row in cursor.fetchall())
+    def models_of(self, provider: str | None) -> tuple[str, ...]:
+        """The models of a provider in the bundled table; none when it is not in there."""
+        owner = self._owner(provider)
+        return tuple(str(model.id) for found in self._snapshot().providers if found.id == owner for model in found.models)
 
     def price(self, table: pa.Table) -> pa.Table:
         """The runs with ``input_cost``, ``output_cost``, ``total_cost`` and ``cost_source`` filled by the rules above.

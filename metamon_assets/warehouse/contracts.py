@@ -93,7 +93,7 @@ def dictionary(relations: Iterable[Relation]) -> str:
 
 TOKEN = re.compile(r"--[^\n]*|'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$|;", re.DOTALL)
 NAME = r"(\w+\.\w+)"
-CREATE_TABLE = re.compile(rf"CREATE TABLE {NAME} \((.*)\)(?: PARTITION BY .*)?", re.DOTALL)
+CREATE_TABLE = re.compile(rf"CREATE (?:UNLOGGED )?TABLE {NAME} \((.*)\)(?: PARTITION BY .*)?", re.DOTALL)
 ALTER_TABLE = re.compile(rf"ALTER TABLE {NAME} (.*)", re.DOTALL)
 DROP_TABLE = re.compile(rf"DROP TABLE {NAME}")
 COMMENT = re.compile(rf"COMMENT ON (?:TABLE {NAME}|COLUMN {NAME}\.(\w+)) IS '(.*)'", re.DOTALL)

@@ -10,7 +10,7 @@ no WAL is written for it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from io import RawIOBase
@@ -187,12 +187,26 @@ def table_columns(cursor: Cursor, table: MergeTable) -> list[str]:
 
 
 def create_staging(cursor: Cursor, table: MergeTable) -> None:
-    """A temporary table of the same columns, gone at the end of the transaction."""
+    """A temporary table of the same columns, emptied at the end of the transaction.
+
+    It stays for the session: creating it takes milliseconds, which is more than a small merge that comes every second.
+    """
     cursor.execute(
-        sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING GENERATED) ON COMMIT DROP").format(
+        sql.SQL("CREATE TEMPORARY TABLE IF NOT EXISTS {} (LIKE {} INCLUDING DEFAULTS INCLUDING GENERATED) ON COMMIT DELETE ROWS").format(
             table.staged(), table.qualified
         )
     )
+
+
+def keep_result(cursor: Cursor, name: str, query: str, values: Mapping[str, object]) -> int:
+    """The rows of a query in a temporary table, in place of what it held; emptied at the end of the transaction. Gives their number.
+
+    Like ``create_staging``'s it stays for the session, so the query must give the same columns each time.
+    """
+    cursor.execute(f"CREATE TEMPORARY TABLE IF NOT EXISTS {name} ON COMMIT DELETE ROWS AS {query} WITH NO DATA", values)
+    cursor.execute(f"DELETE FROM {name}")
+    cursor.execute(f"INSERT INTO {name} {query}", values)
+    return cursor.rowcount
 
 
 def analyze_staging(cursor: Cursor, table: MergeTable, *more: str) -> None:
@@ -265,16 +279,40 @@ def remove_duplicates(cursor: Cursor, table: MergeTable, target: sql.Composable,
     return cursor.fetchall()
 
 
-def merge_day(cursor: Cursor, table: MergeTable, columns: Sequence[str], day: date | None) -> Merged:
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """A table that takes these columns of every row that a merge writes, as it is now and as it was."""
+
+    target: str
+    columns: tuple[str, ...]
+
+    def names(self, prefix: str = "") -> sql.Composed:
+        return sql.SQL(", ").join(sql.Identifier(prefix + column) for column in self.columns)
+
+    def of_old_rows(self) -> sql.Composed:
+        """What is to be selected of the old row ``t``, beside the new one."""
+        return sql.SQL("").join(
+            sql.SQL(", t.{} AS {}").format(sql.Identifier(column), sql.Identifier(f"old_{column}")) for column in self.columns
+        )
+
+    def taken(self) -> sql.Composed:
+        """The step of ``merge_day`` that takes them."""
+        return sql.SQL(
+            " noted AS (INSERT INTO {target} ({names}) SELECT {names} FROM changed"
+            "   UNION ALL SELECT {old_names} FROM changed WHERE NOT is_new),"
+        ).format(target=sql.Identifier(self.target), names=self.names(), old_names=self.names("old_"))
+
+
+def merge_day(cursor: Cursor, table: MergeTable, columns: Sequence[str], day: date | None, notes: Notes | None = None) -> Merged:
     """Merge the staged rows of a day (all, for a table without days) into the table: new and newer rows only.
 
     A row whose content is the same is not written, so that reading a day again leaves no dead rows behind.
     """
     newer = sql.SQL("({}, {}.content_hash) > ({}, t.content_hash)")
     statement = sql.SQL(
-        "WITH changed AS (SELECT {staged_names}, t.content_hash IS NULL AS is_new"
+        "WITH changed AS (SELECT {staged_names}, t.content_hash IS NULL AS is_new{old_rows}"
         "   FROM {staged} s LEFT JOIN {target} t ON {same_key} AND {t_of_day}"
-        "   WHERE {s_of_day} AND (t.content_hash IS NULL OR (t.content_hash <> s.content_hash AND {newer_staged}))),"
+        "   WHERE {s_of_day} AND (t.content_hash IS NULL OR (t.content_hash <> s.content_hash AND {newer_staged}))),{noted}"
         " written AS (INSERT INTO {target} AS t ({names}) SELECT {names} FROM changed"
         "   ON CONFLICT ({key}) DO UPDATE SET {assignments}, ingested_at = statement_timestamp()"
         "   WHERE t.content_hash <> excluded.content_hash AND {newer_excluded})"
@@ -282,6 +320,8 @@ def merge_day(cursor: Cursor, table: MergeTable, columns: Sequence[str], day: da
         "   (SELECT count(*) FROM {staged} s WHERE {s_of_day}) FROM changed"
     ).format(
         staged_names=sql.SQL(", ").join(sql.SQL("s.") + sql.Identifier(name) for name in columns),
+        old_rows=notes.of_old_rows() if notes else sql.SQL(""),
+        noted=notes.taken() if notes else sql.SQL(""),
         names=sql.SQL(", ").join(map(sql.Identifier, columns)),
         staged=table.staged(),
         target=table.qualified,
@@ -301,10 +341,10 @@ def merge_day(cursor: Cursor, table: MergeTable, columns: Sequence[str], day: da
     return Merged(inserted, updated, staged - inserted - updated)
 
 
-def merge_staged(cursor: Cursor, table: MergeTable) -> tuple[Merged, list[date]]:
+def merge_staged(cursor: Cursor, table: MergeTable, notes: Notes | None = None) -> tuple[Merged, list[date]]:
     """Merge everything staged for a table, day by day; gives the counts and the days that changed.
 
-    The caller holds the locks of the days and has removed duplicates.
+    The caller holds the locks of the days and has removed duplicates. ``notes`` takes what was written.
     """
     columns = table_columns(cursor, table)
     analyze_staging(cursor, table)
@@ -323,10 +363,16 @@ def merge_staged(cursor: Cursor, table: MergeTable) -> tuple[Merged, list[date]]
                     day=sql.Literal(day),
                 )
             )
+            if notes:
+                cursor.execute(
+                    sql.SQL("INSERT INTO {target} ({names}) SELECT {names} FROM {staged} WHERE day = {day}").format(
+                        target=sql.Identifier(notes.target), names=notes.names(), staged=table.staged(), day=sql.Literal(day)
+                    )
+                )
             attach_partition(cursor, table, day)
             merged = Merged(inserted=rows)
         else:
-            merged = merge_day(cursor, table, columns, day)
+            merged = merge_day(cursor, table, columns, day, notes)
         total += merged
         if merged.inserted or merged.updated:
             changed.append(day)

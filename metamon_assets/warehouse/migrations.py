@@ -98,6 +98,11 @@ def migrate(url: str, folder: Path | None = None, dry_run: bool = False, progres
         connection.close()  # gives up the lock
 
 
+def unapplied(connection: Connection, migrations: list[SqlFile], views: list[SqlFile]) -> list[str]:
+    """Names of the files that the database lacks or has in another form. Raises MigrationError as ``migrate`` does."""
+    return _pending(_applied(connection), migrations, views)
+
+
 def _read(path: Path, name: str) -> SqlFile:
     data = path.read_bytes()
     return SqlFile(name, data.decode(), hashlib.sha256(data).hexdigest())

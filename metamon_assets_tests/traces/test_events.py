@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from metamon_assets.traces.events import infer_events
+from metamon_assets.traces.events import infer_events, infer_live_events
 from metamon_assets.warehouse import connect
 from metamon_assets_tests.traces.runs import run
 
@@ -120,3 +120,24 @@ def test_a_change_that_was_reported_needs_no_twin(world: World, report: dict[str
     world.trace(3, agent_version="2")
     world.reported(**report)
     assert world.infer(0, 3) == inferred
+
+
+def test_live_data_tell_what_is_new_in_them(world: World) -> None:
+    def read_live(day: int, hours: float) -> None:
+        world.execute(
+            "INSERT INTO metamon.ingestion_ledger (source, project, kind, started_at, finished_at, status, window_start, days, live)"
+            " VALUES ('files', 'p', 'runs', now(), clock_timestamp(), 'complete', %s, %s, true)",
+            (START + timedelta(days=day, hours=hours), [world.day(day)]),
+        )
+
+    world.trace(0, agent_version="1")
+    world.infer(0)
+    (before,) = world.execute("SELECT clock_timestamp()")[0]
+    world.trace(3, agent_version="2", hours=1)
+    assert infer_live_events(world.connection, before) == 0, "nothing was read yet"
+    read_live(3, hours=2)
+    assert infer_live_events(world.connection, before) == 0, "it started before what was asked for"
+    read_live(3, hours=0.5)
+    assert infer_live_events(world.connection, before) == 1
+    assert [event[:3] for event in world.events()] == [("version", "support", "2")]
+    assert infer_live_events(world.connection, before) == 0, "it is known"

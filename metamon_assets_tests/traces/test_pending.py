@@ -13,9 +13,9 @@ from metamon_assets.traces.configured import ConfiguredSource
 from metamon_assets.traces.ingest import ingest
 from metamon_assets.traces.normalise import Rules
 from metamon_assets.traces.pending import Followed, follow_pending
+from metamon_assets.traces.rate_budget import RateBudget
 from metamon_assets.traces.sources.base import Kind, Window
 from metamon_assets.traces.sources.langsmith import LangSmithSource
-from metamon_assets.traces.sources.langsmith_api import RateBudget
 from metamon_assets.warehouse import connect
 from metamon_assets_tests.traces.sources.langsmith_server import LangSmithServer
 

@@ -9,6 +9,7 @@ import random
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -303,19 +304,24 @@ def test_an_impossible_override_is_refused() -> None:
         PriceOverride("x", "m", date(2020, 1, 1), Decimal(-1))
 
 
-def test_overrides_come_from_the_database(database: str) -> None:
+def test_overrides_come_from_the_database_and_the_file_goes_first(database: str, tmp_path: Path) -> None:
+    from metamon_assets.config import Settings
+    from metamon_assets.traces.configured import price_overrides
     from metamon_assets.warehouse import connect
 
+    written = "[{model: gpt-4o-mini, provider: openai, valid_from: 2026-01-01, input_per_million: 3}]"
+    (tmp_path / "metamon.yaml").write_text(f"price_overrides: {written}\n")
     connection = connect(database)
     try:
         with connection.cursor() as cursor:
             cursor.execute(
                 "INSERT INTO metamon.price_overrides (provider, model, valid_from, input_per_million, output_per_million)"
-                " VALUES ('openai', 'gpt-4o', '2026-01-01', 1.25, 5)"
+                " VALUES ('openai', 'gpt-4o', '2026-01-01', 1.25, 5), ('openai', 'gpt-4o-mini', '2026-01-01', 7, 7)"
             )
-        book = PriceBook.from_database(connection)
+        book = PriceBook(price_overrides(connection, Settings.load({"METAMON_HOME": str(tmp_path)})))
     finally:
         connection.close()
+    assert price(book, provider="openai", request_model="gpt-4o-mini", input_tokens=1_000_000, output_tokens=0)["total_cost"] == 3
     assert price(book, provider="openai", request_model="gpt-4o", input_tokens=1_000, output_tokens=0)["total_cost"] == Decimal("0.00125")
 
 

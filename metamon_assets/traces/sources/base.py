@@ -77,11 +77,18 @@ class SourceCount:
 
 
 class SourceError(MetamonError):
-    """The source could not be read; the window stays as it was. The message says what, where, how to mend it."""
+    """The source could not be read; the window stays as it was. The message says what, where, how to mend it.
+
+    ``retry_after``: seconds for which the source asked to be left alone, if it did.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
-class Source(Protocol):
-    """One configured place that traces come from."""
+class NamedSource(Protocol):
+    """A place that traces come from, by whatever way."""
 
     @property
     def name(self) -> str:
@@ -92,6 +99,10 @@ class Source(Protocol):
     def project(self) -> str:
         """The value of the column ``project`` where rows do not tell their own."""
         ...
+
+
+class Source(NamedSource, Protocol):
+    """One configured place that can be asked for traces."""
 
     def read(self, kind: Kind, window: Window) -> Iterator[Batch]:
         """Yield batches of ``kind`` whose root started (feedback: created, others: happened) in ``window``.
@@ -133,8 +144,33 @@ class FollowsRuns(Protocol):
     @property
     def project(self) -> str: ...
 
-    def read_runs_by_id(self, run_ids: Sequence[str]) -> Iterator[Batch]:
-        """Yield the runs of these ids that the source still has."""
+    def read_runs_by_id(self, run_ids: Sequence[str], since: datetime | None = None) -> Iterator[Batch]:
+        """Yield the runs of these ids that the source still has, and the children of roots among them that have ended.
+
+        None of them started before ``since``.
+        """
+        ...
+
+
+@runtime_checkable
+class TellsNewFeedback(Protocol):
+    """A source that can be asked for new feedback alone, cheaply enough to do so often."""
+
+    def read_feedback_given(self, window: Window) -> Iterator[Batch]:
+        """Yield feedback given in the window; edits of older feedback are left to the daily reading."""
+        ...
+
+
+@runtime_checkable
+class TellsChanges(Protocol):
+    """A source that knows what of it has not been read yet as it is now, as files do."""
+
+    def changed(self, since: datetime) -> set[Kind]:
+        """Kinds of which something was written at or after ``since`` and not been read since. Raises SourceError."""
+        ...
+
+    def read_changes(self, kind: Kind, since: datetime) -> Iterator[Batch]:
+        """Yield everything in those parts of the source, whenever it happened."""
         ...
 
 
@@ -144,6 +180,7 @@ class RunsById:
 
     source: FollowsRuns
     run_ids: Sequence[str]
+    since: datetime | None = None
 
     @property
     def name(self) -> str:
@@ -155,7 +192,7 @@ class RunsById:
 
     def read(self, kind: Kind, window: Window) -> Iterator[Batch]:
         """The runs, whatever the window: what they are now decides where they belong."""
-        return self.source.read_runs_by_id(self.run_ids)
+        return self.source.read_runs_by_id(self.run_ids, self.since)
 
     def count(self, window: Window) -> SourceCount:
         """Nothing to reconcile with: the source counts windows."""

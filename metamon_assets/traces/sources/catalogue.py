@@ -61,6 +61,11 @@ class Catalogue:
             return True
         return reading.overlaps(entry.first, entry.last, window)
 
+    def changed(self, file: SourceFile, kind: Kind, since: datetime) -> bool:
+        """Whether the file was written at or after ``since`` and is not as it was when it was last read."""
+        entry = self.read.get(self._key(file, kind)) or self.known.get(self._key(file, kind))
+        return file.modified >= since and (entry is None or (entry.size, entry.modified) != (file.size, file.modified))
+
     def noting(self, file: SourceFile, kind: Kind, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches of a whole file, passed on; its entry is made when they end."""
         rows = 0

@@ -94,6 +94,20 @@ class FilesSource:
             batch for file in files if self._files.may_hold(file, kind, window) for batch in self._read_file(file, kind, window)
         )
 
+    def changed(self, since: datetime) -> set[Kind]:
+        """Kinds of the files written at or after ``since`` that were not read since. Raises SourceError."""
+        return {kind for _, kind in self._changed_files(since)}
+
+    def read_changes(self, kind: Kind, since: datetime) -> Iterator[Batch]:
+        """Batches from those files, whatever times their rows have."""
+        files = [file for file, held in self._changed_files(since) if held is kind]
+        yield from gathered(batch for file in files for batch in self._read_file(file, kind, None))
+
+    def _changed_files(self, since: datetime) -> Iterator[tuple[SourceFile, Kind]]:
+        for file in reading.find_files(self.paths, SUFFIXES):
+            if self._files.changed(file, kind := self.kind_of(file), since):
+                yield file, kind
+
     def count(self, window: Window) -> SourceCount:
         """Files keep no count of their own."""
         return SourceCount()

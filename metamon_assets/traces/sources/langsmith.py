@@ -12,8 +12,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from metamon_assets.traces.rate_budget import Budget
 from metamon_assets.traces.sources.base import Batch, Kind, SourceCount, SourceError, Window
-from metamon_assets.traces.sources.langsmith_api import LangSmithApi, NotOfferedError, Page, RateBudget, RunQuery, utc_now
+from metamon_assets.traces.sources.langsmith_api import LangSmithApi, NotOfferedError, Page, RunQuery, utc_now
 from metamon_assets.traces.sources.langsmith_rows import check_map, columns_of, feedback_batch, money, runs_batch
 
 LATE_FEEDBACK = timedelta(hours=1)  # feedback may carry a time somewhat before it arrived
@@ -32,8 +33,10 @@ class LangSmithSource:
     ``langsmith_rows.DEFAULT_MAP`` is not right. Without ``payloads`` inputs and outputs are not even fetched.
     ``own_project`` is where Metamon's own model calls are traced: it is refused as a source (IN-8).
 
-    All sources that use one key share one RateBudget unless ``budget`` says otherwise.
+    All sources that use one key share one budget unless ``budget`` says otherwise.
     """
+
+    answers_slowly = True  # no day is kept locked while it is asked
 
     def __init__(
         self,
@@ -47,7 +50,7 @@ class LangSmithSource:
         payloads: bool = True,
         name: str = "langsmith",
         own_project: str = "metamon",
-        budget: RateBudget | None = None,
+        budget: Budget | None = None,
         patience_seconds: float = 600.0,
         backoff_seconds: float = 0.5,
         timeout_seconds: float = 60.0,
@@ -89,14 +92,23 @@ class LangSmithSource:
                 yield from self.read_feedback_edits(window)
 
     def read_runs_by_id(self, run_ids: Sequence[str], since: datetime | None = None) -> Iterator[Batch]:
-        """The present state of these runs, roots or children: for following pending ones (IN-6).
+        """The present state of these runs, roots or children, and the children of roots that have ended (IN-6).
 
         ``since`` is a time before which none of them started; it spares LangSmith a search through all it keeps.
         Runs that LangSmith no longer has are absent from the answer.
         """
         span = Window(since or BEGINNING, self._clock() + timedelta(minutes=1))
+        ended: list[str] = []
         for ids in _chunks(run_ids, RUNS_PER_QUESTION):
-            yield from self._runs(RunQuery(span, ids=tuple(ids), payloads=self._payloads))
+            for batch in self._runs(RunQuery(span, ids=tuple(ids), payloads=self._payloads)):
+                ended += _ended_roots(batch)
+                yield batch
+        for ids in _chunks(ended, RUNS_PER_QUESTION):
+            yield from self._runs(RunQuery(span, roots=False, of_roots=tuple(ids), payloads=self._payloads))
+
+    def read_feedback_given(self, window: Window) -> Iterator[Batch]:
+        """Feedback given in the window, and nothing else: what the live feed can afford to ask for often."""
+        yield from self._feedback(created=window)
 
     def read_feedback_edits(self, window: Window) -> Iterator[Batch]:
         """Feedback edited in ``window`` or since, given before it but no more than fourteen days before its end.
@@ -181,6 +193,12 @@ class LangSmithSource:
                 f"LangSmith project {project!r} is where Metamon traces its own model calls, so it cannot be a source: they would "
                 "be watched as if they were an agent's. Name the agent's project under sources, or set another own_project."
             )
+
+
+def _ended_roots(batch: Batch) -> list[str]:
+    import pyarrow.compute as pc
+
+    return batch.rows.filter(pc.field("parent_run_id").is_null() & (pc.field("status") != "pending"))["run_id"].to_pylist()
 
 
 def _chunks(items: Sequence[str], size: int) -> Iterator[list[str]]:

@@ -16,9 +16,8 @@ import json
 import random
 import re
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -26,6 +25,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from uuid import UUID
 
+from metamon_assets.traces.rate_budget import Budget, OverBudgetError, RateBudget
 from metamon_assets.traces.sources.base import SourceError, Window
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ DEFAULT_URL = "https://api.smith.langchain.com"
 LARGEST_PAGE: dict[Dialect, int] = {"v1": 100, "v2": 1000}  # more is refused with 400
 SMALLEST_PAGE = 10  # where halving of pages that the server cannot carry stops
 FEEDBACK_PAGE = 100
+PROJECTS_PAGE = 100
 RUN_SKEW = timedelta(seconds=60)  # children may carry a start slightly before their root's
 LONGEST_BACKOFF = 60.0  # seconds
 
@@ -55,39 +56,6 @@ SELECT_V2 = (
 PAYLOADS_V2 = ("INPUTS", "OUTPUTS")
 
 
-class RateBudget:
-    """At most ``limit`` calls in any span of ``seconds``, over all threads that share the object.
-
-    A sliding window, stricter than a token bucket (which lets twice the limit through around a refill): the
-    documented limit of run queries is 15 in 10 seconds for each API key.
-    """
-
-    def __init__(self, limit: int = 15, seconds: float = 10.0) -> None:
-        self._seconds = seconds
-        self._calls: deque[float] = deque(maxlen=limit)
-        self._paused_until = 0.0
-        self._lock = Lock()
-
-    def acquire(self) -> None:
-        """Wait until a call fits into the budget, and book it."""
-        while (wait := self._book()) > 0:
-            time.sleep(wait)
-
-    def pause(self, seconds: float) -> None:
-        """Let nobody call for that long: the server asked for it (``Retry-After``)."""
-        with self._lock:
-            self._paused_until = max(self._paused_until, time.monotonic() + seconds)
-
-    def _book(self) -> float:
-        with self._lock:
-            now = time.monotonic()
-            full = len(self._calls) == self._calls.maxlen
-            free_at = max(self._paused_until, self._calls[0] + self._seconds if full else 0.0)
-            if free_at <= now:
-                self._calls.append(now)
-            return free_at - now
-
-
 _budgets: dict[tuple[str, str | None], RateBudget] = {}
 _budgets_lock = Lock()
 
@@ -100,12 +68,15 @@ def shared_budget(api_url: str, api_key: str | None) -> RateBudget:
 
 @dataclass(frozen=True, slots=True)
 class RunQuery:
-    """Which runs to ask for: roots started in ``window``, the children of such roots, or runs by ``ids``."""
+    """Which runs to ask for: roots started in ``window``, the children of such roots, runs by ``ids``, or the children
+    of the roots ``of_roots``."""
 
     window: Window
     roots: bool | None = None
     ids: tuple[str, ...] = ()
+    of_roots: tuple[str, ...] = ()
     payloads: bool = True
+    latest: datetime | None = None  # when children may have started at the latest
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +88,14 @@ class Page:
     location: str
 
 
-class NotOfferedError(SourceError):
+class LangSmithError(SourceError):
+    """LangSmith could not be read. ``status`` is that of its answer; None: no whole answer came."""
+
+    status: int | None = None
+    said: str = ""
+
+
+class NotOfferedError(LangSmithError):
     """The server has nothing there, or does not know the question."""
 
 
@@ -163,7 +141,7 @@ class LangSmithApi:
         api_url: str | None = None,
         workspace_id: str | None = None,
         dialect: Literal["auto", "v1", "v2"] = "auto",
-        budget: RateBudget | None = None,
+        budget: Budget | None = None,
         patience_seconds: float = 600.0,
         backoff_seconds: float = 0.5,
         timeout_seconds: float = 60.0,
@@ -187,6 +165,25 @@ class LangSmithApi:
         """The id and the name of a project, given its name or its id. Raises SourceError when there is none."""
         return self._project(project, include_stats=False)[:2]
 
+    def projects(self) -> list[dict[str, Any]]:
+        """All tracing projects of the key's workspace, with the number of their traces (``run_count``) where it is told."""
+        found: list[dict[str, Any]] = []
+        while True:
+            params = {"limit": PROJECTS_PAGE, "offset": len(found), "reference_free": True, "include_stats": True}
+            where = f"{self.api_url} projects, from {len(found)}"
+            page = self._send(where, partial(self._legacy, "GET", "/sessions", params=params))
+            found += page
+            if len(page) < PROJECTS_PAGE:
+                return found
+
+    def server_time(self) -> datetime | None:
+        """What time it is by the server's own clock (the header Date); None where it does not say."""
+        answer = self._send(f"{self.api_url} info", lambda: self._client.request_with_retries("GET", "/info"))
+        try:
+            return parsedate_to_datetime(answer.headers.get("date") or "")
+        except ValueError:
+            return None
+
     def feedback_keys(self, project_id: str) -> list[str]:
         """The keys that feedback on this project's runs has used, by the project's own statistics."""
         return sorted(self._project(project_id, include_stats=True)[2])
@@ -207,6 +204,9 @@ class LangSmithApi:
         cursor: str | None = None
         number, used = 1, set[str]()
         ask = self._page_v1 if self.dialect == "v1" else self._page_v2
+        # A child may start long after its root's window: only the clock bounds it. All pages share the bound, since a
+        # cursor belongs to one question.
+        query = replace(query, latest=max(query.window.end, self._clock()) + RUN_SKEW)
         while True:
             location = f"{self.api_url} runs query ({self.dialect}), page {number}"
             request = partial(ask, project_id, query, size, cursor)
@@ -321,8 +321,7 @@ class LangSmithApi:
         return answer["runs"], (answer.get("cursors") or {}).get("next")
 
     def _page_v2(self, project_id: str, query: RunQuery, size: int, cursor: str | None) -> tuple[list[dict[str, Any]], str | None]:
-        # A child may start long after its root's window: only the clock bounds it.
-        latest = query.window.end if query.roots else max(query.window.end, self._clock()) + RUN_SKEW
+        latest = query.window.end if query.roots else query.latest or query.window.end
         body: dict[str, Any] = {
             "project_ids": [project_id],
             "min_start_time": (query.window.start - _skew(query)).isoformat(),
@@ -356,7 +355,7 @@ class LangSmithApi:
         started, attempt = time.monotonic(), 0
         while True:
             if budget:
-                self._budget.acquire()
+                self._acquire(where)
             try:
                 return request()
             except (LegacyError, CurrentError, requests.RequestException, ValueError, KeyError) as error:
@@ -364,25 +363,34 @@ class LangSmithApi:
             if sized and (refusal := _too_large(failure, attempt)):
                 raise refusal
             if not failure.passing:
-                error_class = NotOfferedError if failure.absent else SourceError
-                raise error_class(self._explain(where, failure)) from None
+                raise self._error(where, failure) from None
             delay = min(LONGEST_BACKOFF, self._backoff * 2**attempt) * random.uniform(0.5, 1.5)  # noqa: S311 - readers that failed together should not come back together
             if failure.retry_after is not None:
                 delay = max(delay, failure.retry_after)
                 self._budget.pause(failure.retry_after)
             if time.monotonic() + delay - started > self._patience:
-                raise SourceError(self._explain(where, failure, tries=attempt + 1)) from None
+                raise self._error(where, failure, tries=attempt + 1) from None
             time.sleep(delay)
             attempt += 1
 
-    def _explain(self, where: str, failure: _Failure, tries: int = 1) -> str:
+    def _acquire(self, where: str) -> None:
+        try:
+            self._budget.acquire(self._patience)
+        except OverBudgetError as error:
+            failure = _Failure(429, error.seconds, f"{error}; another reader of this key may have been told so")
+            raise self._error(where, failure) from None
+
+    def _error(self, where: str, failure: _Failure, tries: int = 1) -> LangSmithError:
         said = failure.text.replace(self._api_key, "…") if self._api_key else failure.text
         said = re.sub(r"\s+", " ", said)[:300]
         otherwise = _ADVICE[500] if failure.status and failure.status >= 500 and not failure.absent else _ADVICE[400]
         what, mend = _ADVICE.get(failure.status, otherwise)
         repeated = f" {tries} times in {self._patience:.0f} s" if tries > 1 else ""
         status = f" ({failure.status})" if failure.status else ""
-        return f"LangSmith {what}{status}{repeated} at {where}. {mend} Nothing of the window was taken over. It said: {said}"
+        text = f"LangSmith {what}{status}{repeated} at {where}. {mend} Nothing of the window was taken over. It said: {said}"
+        error = NotOfferedError(text) if failure.absent else LangSmithError(text)
+        error.status, error.said, error.retry_after = failure.status, said, failure.retry_after
+        return error
 
 
 _ADVICE: dict[int | None, tuple[str, str]] = {
@@ -468,6 +476,8 @@ def _skew(query: RunQuery) -> timedelta:
 
 def _selection(query: RunQuery) -> dict[str, Any]:
     """Half-open by the root's start: as the run's own filter for roots, as the trace's for children."""
+    if query.of_roots:
+        return {"is_root": False, "trace_filter": f"in(id, [{', '.join(map(_quoted, query.of_roots))}])"}
     inside = _started_in(query.window)
     return {"is_root": True, "filter": inside} if query.roots else {"is_root": False, "trace_filter": inside}
 

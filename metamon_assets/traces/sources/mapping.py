@@ -26,12 +26,13 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import orjson
 import yaml
@@ -63,7 +64,16 @@ def _aware(value: object) -> object:
     return parse_time(value) if isinstance(value, (str, datetime)) or hasattr(value, "year") else value
 
 
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("is no time zone; write one like Europe/Vienna") from None
+    return name
+
+
 Pattern = Annotated[str, AfterValidator(_regex)]
+Zone = Annotated[str, AfterValidator(_known_zone)]
 Moment = Annotated[datetime, BeforeValidator(_aware)]
 
 
@@ -90,12 +100,16 @@ class ColumnRule(_Model):
     """The value of the first regular expression that is found in the text; NULL where none is."""
     map: dict[str, Scalar | None] | None = None
     """Values to replace, spelled as text (1.0 also stands for 1); others pass unchanged."""
+    decimal_comma: bool = False
+    """Numbers are written with a comma, as 0,85."""
     scale: float | None = None
     """Factor for numbers."""
     unit: Literal["s", "ms", "us", "ns", "min", "h"] | None = None
     """Unit of a duration (made seconds), or of a number of a time column: since 1970, or since ``base``."""
     format: str | None = None
-    """strptime format of a time without zone is taken as UTC."""
+    """strptime format of a time; without zone it is taken as UTC."""
+    zone: Zone | None = None
+    """Time zone of times that name none, such as Europe/Vienna. In the hour that autumn repeats, the first is meant."""
     base: Moment | None = None
     """Declared moment that the numbers of a time column count from; marks the rows as time_declared."""
 
@@ -381,7 +395,9 @@ def _evaluate(name: str, rule: ColumnRule, given: _Given) -> list[Any]:
     if rule.map is not None:
         replaced = {_key(key): value for key, value in rule.map.items()}
         values = [replaced.get(_key(value), value) if value is not None else None for value in values]
-    if rule.scale is not None or rule.unit is not None or rule.format is not None:
+    if rule.decimal_comma:
+        values = [value.replace(",", ".") if isinstance(value, str) else value for value in values]
+    if rule.scale is not None or rule.unit is not None or rule.format is not None or rule.zone is not None:
         values = _figures(name, rule, values, given.problems)
     return values
 
@@ -403,9 +419,12 @@ def _origin(rule: ColumnRule, given: _Given) -> list[Any]:
 def _figure(name: str, rule: ColumnRule, value: Any) -> Any:
     """A number in the unified unit, or a time."""
     is_time = name.endswith(("_time", "_at")) or name == "time"
+    zone = ZoneInfo(rule.zone) if rule.zone else UTC
     if rule.format is not None:
-        moment = datetime.strptime(_as_text(value), rule.format)  # noqa: DTZ007 - the zone is added below
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        moment = datetime.strptime(_as_text(value).strip(), rule.format)  # noqa: DTZ007 - the zone is added below
+        return (moment.replace(tzinfo=zone) if moment.tzinfo is None else moment).astimezone(UTC)
+    if rule.zone is not None and rule.unit is None:
+        return _in_zone(value, zone)
     number = float(value)
     if rule.scale is not None:
         number *= rule.scale
@@ -414,6 +433,15 @@ def _figure(name: str, rule: ColumnRule, value: Any) -> Any:
         if is_time:
             return (rule.base or datetime(1970, 1, 1, tzinfo=UTC)) + timedelta(seconds=number)
     return number
+
+
+def _in_zone(value: Any, zone: tzinfo) -> datetime | None:
+    """A time as ``parse_time`` reads it, except that one without a zone is of this one."""
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(_as_text(value).strip())
+    except ValueError:
+        return parse_time(value)
+    return (moment.replace(tzinfo=zone) if moment.tzinfo is None else moment).astimezone(UTC)
 
 
 def _figures(name: str, rule: ColumnRule, values: list[Any], problems: Problems) -> list[Any]:

@@ -1,7 +1,9 @@
-"""OpenTelemetry's OTLP/JSON as a source: spans become runs, metrics become gauges (IN-3, IN-14).
+"""OpenTelemetry's OTLP as a source: spans become runs, metrics become gauges (IN-3, IN-14).
 
-Here belongs reading the wire: requests, resources, scopes, spans, attributes, data points. ``conventions`` holds
-the attribute names. ``parse_traces`` and ``parse_metrics`` take one request, so that a receiver can use them too.
+Here belongs what a request means: resources, scopes, spans, attributes, data points, as objects in the shape of
+OTLP/JSON. ``otlp_protobuf`` brings the binary encoding into that shape; ``conventions`` holds the attribute names.
+``parse_traces`` and ``parse_metrics`` take one request; a receiver of many small ones collects each with
+``collect_traces`` or ``collect_metrics`` and makes one batch of them (``batch_of``), since a batch has a fixed cost.
 
 Identifiers: ``run_id`` is "trace:span", both hexadecimal; a project is the span's ``openinference.project.name``,
 else the resource's ``service.name``, else the configured one. Every unified column can also be set by an attribute
@@ -95,7 +97,7 @@ class AttributeNames:
         return cls(index)
 
 
-_DEFAULT_NAMES = AttributeNames.with_own()
+DEFAULT_NAMES = AttributeNames.with_own()
 
 
 @dataclass(slots=True)
@@ -132,6 +134,18 @@ class OtlpSource:
             return
         files = (file for file in reading.find_files(self.paths, SUFFIXES) if self._files.may_hold(file, kind, window))
         yield from gathered(batch for file in files for batch in self._files.noting(file, kind, self._batches(file, kind)))
+
+    def changed(self, since: datetime) -> set[Kind]:
+        """Kinds that files written at or after ``since`` were not read for since. Raises SourceError."""
+        return {kind for kind in (Kind.RUNS, Kind.GAUGES) if any(self._changed_files(kind, since))}
+
+    def read_changes(self, kind: Kind, since: datetime) -> Iterator[Batch]:
+        """Batches from those files, whatever times their rows have."""
+        files = self._changed_files(kind, since)
+        yield from gathered(batch for file in files for batch in self._files.noting(file, kind, self._batches(file, kind)))
+
+    def _changed_files(self, kind: Kind, since: datetime) -> Iterator[SourceFile]:
+        return (file for file in reading.find_files(self.paths, SUFFIXES) if self._files.changed(file, kind, since))
 
     def count(self, window: Window) -> SourceCount:
         """Files keep no count of their own."""
@@ -188,20 +202,27 @@ def parse_traces(
     *,
     project: str = "default",
     location: str = "",
-    names: AttributeNames = _DEFAULT_NAMES,
+    names: AttributeNames = DEFAULT_NAMES,
     source: str = SOURCE,
 ) -> Batch:
     """Runs of one ExportTraceServiceRequest in OTLP/JSON; spans that cannot be read are the batch's rejects.
 
     ``project`` is for resources without a service name. Never raises for bad content.
     """
-    collected = _Collected(Kind.RUNS, location)
+    return batch_of([collect_traces(payload, project=project, location=location, names=names)], source, observed_time)
+
+
+def collect_traces(
+    payload: Mapping[str, Any] | bytes | str, *, project: str = "default", location: str = "", names: AttributeNames = DEFAULT_NAMES
+) -> Collected:
+    """The runs of one request as they stand on the wire, not yet in columns. Never raises for bad content."""
+    collected = Collected(Kind.RUNS, location)
     for place, span, resource, scope in _spans(collected.document(payload), collected):
         try:
             collected.add(_run(span, resource, scope, names, project), place, span)
         except _MalformedError as error:
             collected.reject(error.reason, str(error), place, span)
-    return collected.batch(source, observed_time)
+    return collected
 
 
 def parse_metrics(
@@ -216,20 +237,43 @@ def parse_metrics(
 
     ``project`` is for resources without a service name. Never raises for bad content.
     """
-    collected = _Collected(Kind.GAUGES, location)
+    return batch_of([collect_metrics(payload, project=project, location=location)], source, observed_time)
+
+
+def collect_metrics(payload: Mapping[str, Any] | bytes | str, *, project: str = "default", location: str = "") -> Collected:
+    """The samples of one request, not yet in columns. Never raises for bad content."""
+    collected = Collected(Kind.GAUGES, location)
     for place, metric, resource in _metrics(collected.document(payload), collected):
         try:
             _read_metric(place, metric, resource, project, collected)
         except _MalformedError as error:
             collected.reject(error.reason, str(error), place, metric)
-    return collected.batch(source, observed_time)
+    return collected
+
+
+def batch_of(parts: Sequence[Collected], source: str, observed_time: datetime) -> Batch:
+    """One batch of what was collected from one or more requests of the same kind; values of a wrong type are rejects."""
+    kind, location = parts[0].kind, parts[0].location
+    rows = [row for part in parts for row in part.rows]
+    places = [place for part in parts for place in part.places]
+    rejects = [reject for part in parts for reject in part.rejects]
+    present = set().union(*rows)
+    table, problems = to_table(kind, {name: [row.get(name) for row in rows] for name in present}, len(rows))
+    for row, problem in sorted(problems.items()):
+        rejects.append(_reject(kind, *problem, *places[row], rows[row].get("run_id")))
+    kept = [row for row in range(len(rows)) if row not in problems]
+    if problems:
+        table = table.take(pa.array(kept, pa.int64()))
+    table = table.append_column("source", pa.repeat(pa.scalar(source), table.num_rows))
+    table = table.append_column("observed_time", pa.repeat(pa.scalar(observed_time, columns.TIMESTAMP), table.num_rows))
+    return Batch(kind, table, tuple(rejects), location, tuple(places[row][0] for row in kept))
 
 
 # The envelope ----------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
-class _Collected:
+class Collected:
     """Rows of one request as they are found, and what could not be read."""
 
     kind: Kind
@@ -242,9 +286,8 @@ class _Collected:
         self.rows.append(row)
         self.places.append((place, wire))
 
-    def reject(self, reason: str, detail: str, place: str, wire: Any, run_id: str | None = None) -> None:
-        raw = wire if isinstance(wire, str) else json_text(wire)
-        self.rejects.append(Reject(self.kind, reason, detail, place, raw[: reading.RAW_KEPT], run_id))
+    def reject(self, reason: str, detail: str, place: str, wire: Any) -> None:
+        self.rejects.append(_reject(self.kind, reason, detail, place, wire))
 
     def document(self, payload: Mapping[str, Any] | bytes | str) -> Mapping[str, Any]:
         """The request; an empty one when it is none."""
@@ -277,33 +320,25 @@ class _Collected:
             else:
                 self.reject("malformed_otlp", f"each of {name} must be an object", here, value)
 
-    def batch(self, source: str, observed_time: datetime) -> Batch:
-        present = set().union(*self.rows)
-        table, problems = to_table(self.kind, {name: [row.get(name) for row in self.rows] for name in present}, len(self.rows))
-        for row, problem in sorted(problems.items()):
-            self.reject(*problem, *self.places[row], self.rows[row].get("run_id"))
-        kept = [row for row in range(len(self.rows)) if row not in problems]
-        if problems:
-            table = table.take(pa.array(kept, pa.int64()))
-        table = table.append_column("source", pa.repeat(pa.scalar(source), table.num_rows))
-        table = table.append_column("observed_time", pa.repeat(pa.scalar(observed_time, columns.TIMESTAMP), table.num_rows))
-        return Batch(self.kind, table, tuple(self.rejects), self.location, tuple(self.places[row][0] for row in kept))
+
+def _reject(kind: Kind, reason: str, detail: str, place: str, wire: Any, run_id: str | None = None) -> Reject:
+    raw = wire if isinstance(wire, str) else json_text(wire)
+    return Reject(kind, reason, detail, place, raw[: reading.RAW_KEPT], run_id)
 
 
 def _get(record: Mapping[str, Any], name: str) -> Any:
     """A field by its JSON name or by its name in the protocol's definition (traceId, trace_id): parsers must take both."""
     value = record.get(name)
-    return value if value is not None else record.get(_snake_case(name))
+    return value if value is not None else record.get(snake_case(name))
 
 
 @cache
-def _snake_case(name: str) -> str:
+def snake_case(name: str) -> str:
+    """A field's name in the protocol's definition."""
     return re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()
 
 
-def _spans(
-    document: Mapping[str, Any], collected: _Collected
-) -> Iterator[tuple[str, Mapping[str, Any], dict[str, Any], Mapping[str, Any]]]:
+def _spans(document: Mapping[str, Any], collected: Collected) -> Iterator[tuple[str, Mapping[str, Any], dict[str, Any], Mapping[str, Any]]]:
     """Each span with its place, its resource's attributes and its scope."""
     for place, resource_spans in collected.items(document, "resourceSpans", collected.location):
         resource = _attributes(_object(resource_spans, "resource").get("attributes"))
@@ -314,7 +349,7 @@ def _spans(
                 yield where, span, resource, scope
 
 
-def _metrics(document: Mapping[str, Any], collected: _Collected) -> Iterator[tuple[str, Mapping[str, Any], dict[str, Any]]]:
+def _metrics(document: Mapping[str, Any], collected: Collected) -> Iterator[tuple[str, Mapping[str, Any], dict[str, Any]]]:
     """Each metric with its place and its resource's attributes."""
     for place, resource_metrics in collected.items(document, "resourceMetrics", collected.location):
         resource = _attributes(_object(resource_metrics, "resource").get("attributes"))
@@ -688,11 +723,14 @@ def _metadata(span: Mapping[str, Any], scope: Mapping[str, Any], metadata: dict[
         metadata["span_kind"] = kind.removeprefix("SPAN_KIND_") if isinstance(kind, str) else _SPAN_KINDS.get(kind, str(kind))
     if isinstance(scope.get("name"), str) and scope["name"]:
         metadata["scope"] = {name: scope[name] for name in ("name", "version") if isinstance(scope.get(name), str)}
-    for name in ("traceState", "links"):
-        if _get(span, name):
-            metadata[name] = _get(span, name)
+    if state := _get(span, "traceState"):
+        metadata["traceState"] = state
+    if isinstance(links := span.get("links"), list) and links:
+        metadata["links"] = [_link(link) if isinstance(link, dict) else link for link in links]
     if not metadata:
         return None
+    if len(text := json_text(metadata)) <= _VALUE_KEPT:
+        return text  # nothing in it can be too long
     texts = {name: json_text(_shortened(value)) for name, value in metadata.items()}
     left_out = []
     size = sum(map(len, texts.values()))
@@ -704,6 +742,20 @@ def _metadata(span: Mapping[str, Any], scope: Mapping[str, Any], metadata: dict[
     if left_out:
         texts["left_out"] = json_text(left_out[:100])
     return "{" + ",".join(f"{json_text(name)}:{text}" for name, text in texts.items()) + "}"
+
+
+def _link(link: Mapping[str, Any]) -> dict[str, Any]:
+    """Another span that this one refers to: identifiers in hexadecimal where they can be read, attributes by name."""
+    shown_link: dict[str, Any] = {}
+    for name, size in (("traceId", 16), ("spanId", 8)):
+        given = _get(link, name)
+        try:
+            shown_link[name] = _identifier(given, name, size)
+        except _MalformedError:
+            shown_link[name] = given
+    if attributes := _attributes(link.get("attributes")):
+        shown_link["attributes"] = attributes
+    return shown_link
 
 
 _SPAN_KINDS = {1: "INTERNAL", 2: "SERVER", 3: "CLIENT", 4: "PRODUCER", 5: "CONSUMER"}
@@ -724,7 +776,7 @@ def _shortened(value: Any, depth: int = 0) -> Any:
 # Metrics ---------------------------------------------------------------------------------------------------
 
 
-def _read_metric(place: str, metric: Mapping[str, Any], resource: Mapping[str, Any], project: str, collected: _Collected) -> None:
+def _read_metric(place: str, metric: Mapping[str, Any], resource: Mapping[str, Any], project: str, collected: Collected) -> None:
     """Samples of each data point. Raises _MalformedError for a metric without a name or a known kind of data."""
     name = metric.get("name")
     if not isinstance(name, str) or not name:
@@ -771,14 +823,15 @@ def _figures(name: str, shape: str, point: Mapping[str, Any], labels: Mapping[st
     if shape in ("gauge", "sum"):
         yield {"name": name, "value": _figure(point, "asDouble", "asInt")}
         return
-    yield {"name": f"{name}.count", "value": _figure(point, "count"), "unit": "1"}
-    if _get(point, "sum") is not None:
-        yield {"name": f"{name}.sum", "value": _figure(point, "sum")}
+    # JSON leaves out what has its default, and only a histogram can do without its sum.
+    yield {"name": f"{name}.count", "value": _figure({"count": 0} | dict(point), "count"), "unit": "1"}
+    if shape == "summary" or _get(point, "sum") is not None:
+        yield {"name": f"{name}.sum", "value": _figure({"sum": 0} | dict(point), "sum")}
     values = _get(point, "quantileValues")
     for item in values if shape == "summary" and isinstance(values, list) else ():
         if isinstance(item, dict):
-            quantile = json_text(item.get("quantile", 0))
-            yield {"name": name, "value": _figure(item, "value"), "labels": dict(labels) | {"quantile": quantile}, "kind": "gauge"}
+            of_quantile = dict(labels) | {"quantile": json_text(_figure({"quantile": 0} | item, "quantile"))}
+            yield {"name": name, "value": _figure({"value": 0} | item, "value"), "labels": of_quantile, "kind": "gauge"}
 
 
 def _figure(point: Mapping[str, Any], *fields: str) -> float:

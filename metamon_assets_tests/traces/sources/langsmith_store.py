@@ -159,11 +159,13 @@ class LangSmithStore:
     def visible_runs(self, projects: Iterable[str] | None = None) -> list[dict[str, Any]]:
         now = self.clock()
         wanted = None if projects is None else set(projects)
-        return [run.at(now) for run in self.runs.values() if run.visible(now) and (wanted is None or run.fields["session_id"] in wanted)]
+        return [
+            run.at(now) for run in list(self.runs.values()) if run.visible(now) and (wanted is None or run.fields["session_id"] in wanted)
+        ]
 
     def visible_feedback(self) -> list[dict[str, Any]]:
         now = self.clock()
-        return [feedback.at(now) for feedback in self.feedback.values() if feedback.fields["created_at"] <= now]
+        return [feedback.at(now) for feedback in list(self.feedback.values()) if feedback.fields["created_at"] <= now]
 
     def ancestors(self, run: dict[str, Any]) -> list[str]:
         """Ids from the root down to the direct parent."""

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from metamon_assets.traces.rate_budget import RateBudget
 from metamon_assets.traces.sources.base import Batch, Kind, Source, SourceError, Window
 from metamon_assets.traces.sources.langsmith import LangSmithSource
-from metamon_assets.traces.sources.langsmith_api import RateBudget, shared_budget
+from metamon_assets.traces.sources.langsmith_api import shared_budget
 from metamon_assets_tests.traces.sources.langsmith_server import Backend, Fault, LangSmithServer
 
 DAY = datetime(2026, 1, 5, tzinfo=UTC)
@@ -135,6 +136,18 @@ def test_range_gives_the_same_as_day_by_day(start: Start) -> None:
     in_one = settled(world.source().read(Kind.RUNS, window(0, 3)))
     assert sorted(by_day, key=lambda row: row["run_id"]) == in_one
     assert len(in_one) == 216
+
+
+@pytest.mark.parametrize("backend", ["clickhouse", "dual"])
+def test_children_come_with_a_root_that_has_ended_and_not_with_one_that_is_pending(start: Start, backend: Backend) -> None:
+    world = start(backend)
+    ended, pending, other = world.trace(DAY), world.trace(DAY, seconds=None), world.trace(DAY)
+
+    read = rows(world.source().read_runs_by_id([ended, pending], since=DAY - ONE_DAY))
+
+    assert {row["run_id"] for row in read if row["parent_run_id"] is None} == {ended, pending}
+    assert [row["trace_id"] for row in read if row["parent_run_id"] is not None] == [ended]
+    assert other not in {row["trace_id"] for row in read}
 
 
 def test_child_that_starts_days_later_or_just_before_belongs_to_its_roots_window(start: Start) -> None:

@@ -13,9 +13,9 @@ import pytest
 from metamon_assets.traces.ingest import IngestError, ingest
 from metamon_assets.traces.ledger import LedgerEntry
 from metamon_assets.traces.normalise import Rules
+from metamon_assets.traces.rate_budget import RateBudget
 from metamon_assets.traces.sources.base import Kind, RunsById, Source, Window
 from metamon_assets.traces.sources.langsmith import LangSmithSource
-from metamon_assets.traces.sources.langsmith_api import RateBudget
 from metamon_assets.traces.sources.langsmith_export import LangSmithExportSource
 from metamon_assets.warehouse import connect
 from metamon_assets_tests.traces.sources.langsmith_server import Fault, LangSmithServer

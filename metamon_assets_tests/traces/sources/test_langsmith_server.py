@@ -11,9 +11,9 @@ from typing import Any, Literal
 import pytest
 import requests
 
+from metamon_assets.traces.rate_budget import RateBudget
 from metamon_assets.traces.sources.base import Kind, Window
 from metamon_assets.traces.sources.langsmith import LangSmithSource
-from metamon_assets.traces.sources.langsmith_api import RateBudget
 from metamon_assets_tests.traces.sources.langsmith_server import LangSmithServer
 
 DAY = datetime(2026, 1, 5, tzinfo=UTC)
