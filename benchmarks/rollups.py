@@ -98,7 +98,7 @@ def main() -> int:
         first, second = connect(url), connect(url)
         _fill(first, options.seed, DAY, options.rows)
         _fill(first, options.seed, SMALL_DAY, 2_000)
-        _settle(connect(server.database_url(settings)))
+        settle(connect(server.database_url(settings)))
         _measure(report, first, second)
     return report.finish()
 
@@ -111,7 +111,7 @@ def _fill(connection: Connection, seed: int, day: date, rows: int) -> None:
             cursor.execute(statement, {"day": day, "count": rows})
 
 
-def _settle(owner: Connection) -> None:
+def settle(owner: Connection) -> None:
     """As a day is after its first load: with statistics, and its index of times complete."""
     owner.autocommit = True  # VACUUM takes no transaction
     with owner.cursor() as cursor:

@@ -14,7 +14,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,6 +132,7 @@ def copied(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def computed(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """A database in which the days of ``sample`` are computed, five-minute rows included, and the home they came from."""
+    from metamon_assets.metrics.completions import refresh_completion_days
     from metamon_assets.metrics.rollups import refresh_days
     from metamon_assets_tests import sample
 
@@ -141,7 +142,9 @@ def computed(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactor
         url = postgres.url(name, WRITER)
         sample.Pipeline(url).run(*sample.DAYS)
         connection = connect(url)
-        refresh_days(connection, sample.DAYS, datetime.combine(sample.DAYS[-1], time(23, 59), UTC))
+        soon_after = datetime.combine(sample.DAYS[-1], time(), UTC) + timedelta(days=1)
+        refresh_days(connection, sample.DAYS, soon_after)
+        refresh_completion_days(connection, sample.DAYS, soon_after)
         connection.close()
         yield name, home
 

@@ -1,7 +1,7 @@
 """The assets of the second stage: what a day adds up to, by five minutes, by a quarter of an hour, by unit, by day.
 
 One refresh computes all of them from the same rows, since the larger ones are sums of the smaller ones; each shows
-its own figures.
+its own figures. Completion buckets go by another clock and have a step of their own.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,6 +12,7 @@ import dagster as dg
 
 from metamon_assets import partitions
 from metamon_assets.metrics import charts
+from metamon_assets.metrics.completions import drop_old_partitions, refresh_completion_days
 from metamon_assets.metrics.rollups import refresh_days
 from metamon_assets.warehouse.assets import figures_per_day, markdown_table, report_days, results, table_spec
 from metamon_assets.warehouse.resources import Warehouse
@@ -24,6 +25,11 @@ _BUCKET_FIGURES = """
     FROM (SELECT day, dimension, count(*) AS n FROM metamon.{table} WHERE day = ANY(%(days)s)
         GROUP BY day, dimension, dimension_value) of_group
     GROUP BY day"""
+_COMPLETION_FIGURES = """
+    SELECT day, count(*) AS rows, sum(completed) FILTER (WHERE dimension = 'overall')::bigint AS completed,
+        max(in_flight) FILTER (WHERE dimension = 'overall') AS most_in_flight,
+        max(in_flight_over_p99) FILTER (WHERE dimension = 'overall') AS most_over_p99
+    FROM metamon.completion_metrics WHERE day = ANY(%(days)s) GROUP BY day"""
 _UNIT_FIGURES = """
     SELECT day, count(*) AS rows, count(DISTINCT unit_id) FILTER (WHERE unit_type = 'user') AS users,
         count(DISTINCT unit_id) FILTER (WHERE unit_type = 'conversation') AS conversations
@@ -92,6 +98,37 @@ def metrics(context: dg.AssetExecutionContext, warehouse: Warehouse) -> Iterator
         report_days(context, "unit_daily", figures_per_day(connection, _UNIT_FIGURES, days))
         report_days(context, "daily_metrics", _daily_figures(connection, days))
     yield from results(context, ("five_minute_metrics", "fifteen_minute_metrics", "unit_daily", "daily_metrics"))
+
+
+@dg.multi_asset(
+    name="completions",
+    specs=[
+        table_spec(
+            "completion_metrics",
+            group=GROUP,
+            deps=["traces", "spans", "daily_metrics"],
+            lineage={
+                "completed": [("traces", "end_time"), ("traces", "status")],
+                "errors": [("traces", "status")],
+                "latency_counts": [("traces", "latency_seconds")],
+                "total_cost": [("traces", "total_cost")],
+                "in_flight": [("traces", "start_time"), ("traces", "end_time"), ("traces", "status")],
+                "in_flight_over_p99": [("traces", "start_time"), ("daily_metrics", "latency_counts")],
+            },
+        )
+    ],
+    backfill_policy=partitions.backfill_policy,
+    pool="postgres",
+    description="What ended in each five minutes of a day and what was in flight, against the p99 of the days before.",
+)
+def completions(context: dg.AssetExecutionContext, warehouse: Warehouse) -> Iterator[dg.MaterializeResult]:
+    """Compute the days again from the rows that are here; what is older than five-minute rows are kept is dropped."""
+    days, now = partitions.days_of(context), datetime.now(UTC)
+    with warehouse.connection() as connection:
+        rows = refresh_completion_days(connection, days, now)
+        context.log.info("%s rows written; %s old days of five-minute tables dropped", rows, drop_old_partitions(connection, now))
+        report_days(context, "completion_metrics", figures_per_day(connection, _COMPLETION_FIGURES, days))
+    yield from results(context, ("completion_metrics",))
 
 
 def _daily_figures(connection: Any, days: list[date]) -> Mapping[date, Mapping[str, Any]]:

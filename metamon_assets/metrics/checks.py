@@ -61,8 +61,30 @@ _UNIT_SHAPE = (
     Between("lowest_cost", 0),
 )
 
+_COMPLETION_PROFILE = """
+    SELECT day, min(completed) AS fewest_completed, count(*) FILTER (WHERE completed <> successes + errors) AS statuses_do_not_add_up,
+        count(*) FILTER (WHERE in_flight_known > in_flight OR in_flight_over_p99 > in_flight_known) AS more_hung_than_in_flight,
+        count(*) FILTER (WHERE (oldest_in_flight_seconds IS NULL) <> (in_flight = 0)) AS ages_of_nothing,
+        count(*) FILTER (WHERE in_flight_at > bucket_start + interval '5 minutes') AS looked_too_late,
+        min(total_cost) AS lowest_cost, min(latency_sum) AS lowest_latency,
+        max(quality_sum / NULLIF(quality_count, 0)) AS highest_mean_quality,
+        count(*) FILTER (WHERE dimension_value = '') AS nameless_groups
+    FROM metamon.completion_metrics WHERE day = ANY(%(days)s) GROUP BY day"""
+_COMPLETION_SHAPE = (
+    Between("fewest_completed", 0),
+    Between("statuses_do_not_add_up", 0, 0),
+    Between("more_hung_than_in_flight", 0, 0),
+    Between("ages_of_nothing", 0, 0),
+    Between("looked_too_late", 0, 0),
+    Between("lowest_cost", 0),
+    Between("lowest_latency", 0),
+    Between("highest_mean_quality", 0, 1),
+    Between("nameless_groups", 0, 0),
+)
+
 shapes = [shape_check(table, _shape(table), _SHAPE) for table in ("five_minute_metrics", "fifteen_minute_metrics", "daily_metrics")]
 shapes.append(shape_check("unit_daily", _UNIT_PROFILE, _UNIT_SHAPE))
+shapes.append(shape_check("completion_metrics", _COMPLETION_PROFILE, _COMPLETION_SHAPE))
 
 five_minutes_add_up = sql_check(
     asset="five_minute_metrics",
@@ -117,6 +139,43 @@ units_match_traces = sql_check(
         FROM units u FULL JOIN raw r ON r.day = u.day AND r.unit_type = u.unit_type
         WHERE u.requests IS DISTINCT FROM r.requests OR u.cost IS DISTINCT FROM r.cost""",
 )
+completions_match_traces = sql_check(
+    asset="completion_metrics",
+    name="matches_traces",
+    description="On days that have completion buckets, these hold exactly the traces that ended on the day (began, where no end is known).",
+    query="""
+        WITH buckets AS (SELECT day, sum(completed) FILTER (WHERE dimension = 'overall') AS completed,
+                sum(errors) FILTER (WHERE dimension = 'overall') AS errors, sum(total_cost) FILTER (WHERE dimension = 'overall') AS cost
+            FROM metamon.completion_metrics WHERE day = ANY(%(days)s) GROUP BY day),
+        raw AS (SELECT b.day, count(*) AS completed, count(*) FILTER (WHERE t.status = 'error') AS errors, sum(t.total_cost) AS cost
+            FROM buckets b JOIN metamon.traces t ON t.day BETWEEN b.day - 14 AND b.day
+                AND (COALESCE(t.end_time, t.start_time) AT TIME ZONE 'UTC')::date = b.day
+                AND (t.end_time IS NULL OR t.end_time - t.start_time <= interval '336 hours')
+            WHERE t.status IN ('success', 'error') GROUP BY b.day)
+        SELECT b.day, format('%%s ended, %%s failed, $%%s against %%s, %%s and $%%s', b.completed, b.errors, b.cost,
+            r.completed, r.errors, r.cost)
+        FROM buckets b LEFT JOIN raw r USING (day)
+        WHERE COALESCE(b.completed, 0) <> COALESCE(r.completed, 0) OR COALESCE(b.errors, 0) <> COALESCE(r.errors, 0)
+            OR b.cost IS DISTINCT FROM r.cost""",
+)
+in_flight_matches_traces = sql_check(
+    asset="completion_metrics",
+    name="in_flight_matches_traces",
+    description="At noon and at the end of the day as many traces are in flight as the rows say that had begun and not ended.",
+    query="""
+        WITH moments AS (SELECT d.day, (d.day + m.after) AT TIME ZONE 'UTC' AS moment
+            FROM (SELECT DISTINCT day FROM metamon.completion_metrics WHERE day = ANY(%(days)s)) d,
+                (VALUES (interval '12 hours'), (interval '24 hours')) m (after)),
+        told AS (SELECT m.day, m.moment, COALESCE(c.in_flight, 0) AS in_flight
+            FROM moments m LEFT JOIN metamon.completion_metrics c ON c.day = m.day AND c.bucket_start = m.moment - interval '5 minutes'
+                AND c.dimension = 'overall'
+            WHERE m.moment <= %(now)s AND COALESCE(c.in_flight_at, m.moment) = m.moment)
+        SELECT day, format('%%s in flight at %%s, the traces say %%s', in_flight, to_char(moment AT TIME ZONE 'UTC', 'HH24:MI'), counted)
+        FROM told, LATERAL (SELECT count(*) AS counted FROM metamon.traces t
+            WHERE t.day BETWEEN told.day - 15 AND told.day AND t.start_time < moment AND t.start_time >= moment - interval '336 hours'
+                AND (t.end_time >= moment OR (t.end_time IS NULL AND t.status IN ('pending', 'abandoned')))) rows
+        WHERE in_flight <> counted""",
+)
 
 checks = [
     *shapes,
@@ -126,4 +185,6 @@ checks = [
     days_match_traces,
     dimensions_are_complete,
     units_match_traces,
+    completions_match_traces,
+    in_flight_matches_traces,
 ]

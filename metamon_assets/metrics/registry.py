@@ -24,7 +24,7 @@ class Kind(StrEnum):
     """How a metric follows from a row."""
 
     COUNTER = "counter"  # a sum
-    GAUGE = "gauge"  # a figure that does not add up over rows
+    GAUGE = "gauge"  # a level, which may fall, or a figure that does not add up over rows
     RATIO = "ratio"  # numerator / denominator, each of which adds up
     HISTOGRAM = "histogram"  # a quantile of a histogram column
 
@@ -125,7 +125,7 @@ METRICS: tuple[Metric, ...] = (
         "(successes + errors)",
         sample="successes + errors",
     ),
-    Metric("pending_requests", "{request}", Kind.COUNTER, NEUTRAL, "pending", "Requests still pending.", "MET-1"),
+    Metric("pending_requests", "{request}", Kind.GAUGE, NEUTRAL, "pending", "Requests still pending.", "MET-1"),
     Metric("abandoned_requests", "{request}", Kind.COUNTER, LOWER, "abandoned", "Requests pending for 14 days and given up.", "MET-1"),
     Metric("latency_mean", "s", Kind.RATIO, LOWER, "latency_sum", "Mean latency.", "MET-1", "latency_count", sample="latency_count"),
     _latency("latency_p50", 0.5, "Median"),

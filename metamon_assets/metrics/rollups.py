@@ -5,9 +5,8 @@ SQL (CASTs, CTEs, GROUP BY, LATERAL joins, ``array_agg``); what another engine n
 ``metamon.histogram_bin``, ``unnest`` of two arrays side by side, ``jsonb_object_agg``, temporary tables that end with
 the transaction. ``{names}`` in them are filled in with identifiers from this module only.
 
-A trace is in the bucket of its start: these are the reporting buckets. Detection looks at completions instead: it will
-read the same facts with ``end_time`` as the clock, into a table of its own, with a row for what is still in flight;
-nothing here needs to change for it but the time that ``facts.sql`` buckets by.
+A trace is in the bucket of its start: these are the reporting buckets. Detection looks at completions instead, which
+``completions`` computes.
 
 Buckets are replaced whole, by delete and insert in one transaction, so computing them again changes nothing but
 ``refreshed_at``. (Sums of floats may differ in their last digit when the server reads rows in another order; counts,
@@ -96,10 +95,10 @@ def refresh_buckets(connection: Connection, start: datetime, end: datetime, now:
         raise ValueError(f"Buckets are refreshed by whole quarters of an hour in UTC; got {start} to {end}.")
     total = Refreshed()
     for day in _days(start, end):
-        window = (max(start, _midnight(day)), min(end, _midnight(day + timedelta(days=1))))
+        window = (max(start, midnight(day)), min(end, midnight(day + timedelta(days=1))))
         with _locked(connection, day):
-            with _prepared(connection) as cursor:
-                _ensure_partitions(cursor, day)
+            with prepared(connection) as cursor:
+                _ensure_partitions(cursor, day, now)
                 _choose_groups(cursor, day, *window, top, again=False)
             total += _buckets_transaction(connection, day, *window, now)
     return total
@@ -123,7 +122,7 @@ def refresh_days(
 
 
 def _refresh_day(connection: Connection, second: Connection | None, day: date, now: datetime, top: int) -> Refreshed:
-    start, noon, end = _midnight(day), _midnight(day) + timedelta(hours=12), _midnight(day + timedelta(days=1))
+    start, noon, end = midnight(day), midnight(day) + timedelta(hours=12), midnight(day + timedelta(days=1))
 
     def choose(one: Connection) -> Refreshed:
         return _transaction(one, lambda cursor: _choose_groups(cursor, day, start, end, top, again=True))
@@ -135,13 +134,13 @@ def _refresh_day(connection: Connection, second: Connection | None, day: date, n
         return lambda one: _buckets_transaction(one, day, first, last, now)
 
     with connection, connection.cursor() as cursor:
-        _ensure_partitions(cursor, day)
+        _ensure_partitions(cursor, day, now)
     if second is None:
         total = choose(connection) + units("user")(connection) + units("conversation")(connection) + buckets(start, end)(connection)
         return total + _transaction(connection, lambda cursor: _prepare_daily(cursor, day) + _replace_daily(cursor, day))
     total = _side_by_side(connection, second, choose, units("user"))
     total += _side_by_side(connection, second, buckets(start, noon), buckets(noon, end))
-    with _prepared(second) as cursor:
+    with prepared(second) as cursor:
         total += _side_by_side(connection, second, units("conversation"), lambda _: _prepare_daily(cursor, day))
         return total + _replace_daily(cursor, day)
 
@@ -153,10 +152,17 @@ def _choose_groups(cursor: Cursor, day: date, start: datetime, end: datetime, to
     """Choose the day's groups from a window of it; unless ``again``, those chosen before stay and new ones join while there is room."""
     if not 1 <= top * len(DIMENSIONS) <= MOST_GROUPS:
         raise ValueError(f"top must be between 1 and {MOST_GROUPS // len(DIMENSIONS)}, not {top}.")
+    run(cursor, "counted", _window(day, start, end))
+    join_groups(cursor, day, top, again)
+    return Refreshed()
+
+
+def join_groups(cursor: Cursor, day: date, top: int = TOP, again: bool = False) -> None:
+    """Let the values of ``rollup_counted`` join the day's groups while there is room; ``again``: choose all of them anew."""
+    cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"groups:{day}",))
     if again:
         cursor.execute("DELETE FROM metamon.metric_groups WHERE day = %s", (day,))
-    _run(cursor, "groups", {"top": top} | _window(day, start, end))
-    return Refreshed()
+    run(cursor, "groups", {"day": day, "top": top})
 
 
 def _replace_buckets(cursor: Cursor, day: date, start: datetime, end: datetime, now: datetime, types: dict[str, str]) -> Refreshed:
@@ -169,28 +175,28 @@ def _replace_buckets(cursor: Cursor, day: date, start: datetime, end: datetime, 
     # Groups chosen a moment ago have no statistics; the planner would look each trace's groups up one by one.
     cursor.execute("SET LOCAL enable_nestloop = off")
     for step in ("facts", "tools"):
-        _run(cursor, step, parameters, **formats)
+        run(cursor, step, parameters, **formats)
     cursor.execute("SET LOCAL enable_nestloop = on")
-    _run(cursor, "calls", parameters, **formats)
+    run(cursor, "calls", parameters, **formats)
     cursor.execute("SELECT EXISTS (SELECT FROM rollup_calls WHERE priced_run_id IS NOT NULL)")
     if cursor.fetchone() == (True,):
-        _run(cursor, "call_costs", parameters)
+        run(cursor, "call_costs", parameters)
     for step in ("sums", "group_sums", "call_sums", "bucket_tables"):
-        _run(cursor, step, parameters)
+        run(cursor, step, parameters)
     for metric, (step, dimensions) in HISTOGRAMS.items():
         for dimension in dimensions:
             group = sql.Identifier(f"{dimension}_group")
-            _run(cursor, step, metric_name=sql.Literal(metric), bin=sql.Identifier(f"{metric}_bin"), group=group)
+            run(cursor, step, metric_name=sql.Literal(metric), bin=sql.Identifier(f"{metric}_bin"), group=group)
     cursor.execute("SET LOCAL enable_nestloop = off")  # these have no statistics either, and gathering them takes as long again
-    five = _run(cursor, "five_minutes", parameters) if keeps_five_minutes(day, now) else 0
-    return Refreshed(five_minute_rows=five, fifteen_minute_rows=_run(cursor, "fifteen_minutes", parameters))
+    five = run(cursor, "five_minutes", parameters) if keeps_five_minutes(day, now) else 0
+    return Refreshed(five_minute_rows=five, fifteen_minute_rows=run(cursor, "fifteen_minutes", parameters))
 
 
 def _replace_units(cursor: Cursor, day: date, unit: str) -> Refreshed:
     from psycopg2 import sql
 
     cursor.execute("DELETE FROM metamon.unit_daily WHERE day = %s AND unit_type = %s", (day, unit))
-    return Refreshed(unit_rows=_run(cursor, "units", {"day": day, "unit_type": unit}, unit=sql.Identifier(f"{unit}_id")))
+    return Refreshed(unit_rows=run(cursor, "units", {"day": day, "unit_type": unit}, unit=sql.Identifier(f"{unit}_id")))
 
 
 def _prepare_daily(cursor: Cursor, day: date) -> Refreshed:
@@ -199,18 +205,18 @@ def _prepare_daily(cursor: Cursor, day: date) -> Refreshed:
 
     parameters = {"day": day, "unit_type": "user"}
     for step in ("day_tables", "distinct", "feedback", "reasons"):
-        _run(cursor, step, parameters)
+        run(cursor, step, parameters)
     for metric in HISTOGRAMS:
         names = {"metric_name": sql.Literal(metric), "bins": sql.Identifier(f"{metric}_bins"), "counts": sql.Identifier(f"{metric}_counts")}
-        _run(cursor, "day_histograms", parameters, **names)
+        run(cursor, "day_histograms", parameters, **names)
     return Refreshed()
 
 
 def _replace_daily(cursor: Cursor, day: date) -> Refreshed:
     parameters = {"day": day, "unit_type": "conversation"}
-    _run(cursor, "distinct", parameters)
+    run(cursor, "distinct", parameters)
     cursor.execute("DELETE FROM metamon.daily_metrics WHERE day = %s", (day,))
-    return Refreshed(daily_rows=_run(cursor, "days", parameters))
+    return Refreshed(daily_rows=run(cursor, "days", parameters))
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------
@@ -218,7 +224,7 @@ def _replace_daily(cursor: Cursor, day: date) -> Refreshed:
 
 def _window(day: date, start: datetime, end: datetime) -> dict[str, Any]:
     """The parameters of a window: a call may start outside of its root's day, and is then in the day's first or last bucket."""
-    day_start, day_end = _midnight(day), _midnight(day + timedelta(days=1))
+    day_start, day_end = midnight(day), midnight(day + timedelta(days=1))
     return {
         "day": day,
         "day_start": day_start,
@@ -232,11 +238,12 @@ def _window(day: date, start: datetime, end: datetime) -> dict[str, Any]:
 
 def keeps_five_minutes(day: date, now: datetime) -> bool:
     """Whether ``day`` is recent enough at ``now`` to have five-minute rows."""
-    return _midnight(day + timedelta(days=1)) > now - FIVE_MINUTES_KEPT
+    return midnight(day + timedelta(days=1)) > now - FIVE_MINUTES_KEPT
 
 
-def _ensure_partitions(cursor: Cursor, day: date) -> None:
-    for table in ("five_minute_metrics", "fifteen_minute_metrics", "unit_daily"):
+def _ensure_partitions(cursor: Cursor, day: date, now: datetime) -> None:
+    five_minutes = ("five_minute_metrics",) if keeps_five_minutes(day, now) else ()
+    for table in (*five_minutes, "fifteen_minute_metrics", "unit_daily"):
         cursor.execute("SELECT metamon.ensure_partition(%s, %s)", (table, day))
 
 
@@ -250,7 +257,7 @@ def _buckets_transaction(connection: Connection, day: date, start: datetime, end
 
 
 @contextmanager
-def _prepared(connection: Connection) -> Iterator[Cursor]:
+def prepared(connection: Connection) -> Iterator[Cursor]:
     """A cursor in a transaction of its own, with the memory that rollups take."""
     with connection, connection.cursor() as cursor:
         cursor.execute(f"SET LOCAL work_mem = '{_WORK_MEMORY}'")
@@ -260,7 +267,7 @@ def _prepared(connection: Connection) -> Iterator[Cursor]:
 
 
 def _transaction(connection: Connection, work: Callable[[Cursor], Refreshed]) -> Refreshed:
-    with _prepared(connection) as cursor:
+    with prepared(connection) as cursor:
         return work(cursor)
 
 
@@ -304,14 +311,16 @@ def _locked(connection: Connection, day: date) -> Iterator[None]:
 
 
 @cache
-def _text(step: str) -> str:
+def step_text(step: str) -> str:
+    """The text of ``sql/rollups/<step>.sql``."""
     return (sql_folder() / "rollups" / f"{step}.sql").read_text(encoding="utf-8")
 
 
-def _run(cursor: Cursor, step: str, parameters: dict[str, Any] | None = None, **names: Any) -> int:
+def run(cursor: Cursor, step: str, parameters: dict[str, Any] | None = None, **names: Any) -> int:
+    """Run ``sql/rollups/<step>.sql`` with its {names} filled in; gives the rows that it wrote."""
     from psycopg2 import sql
 
-    cursor.execute(sql.SQL(_text(step)).format(**names) if names else _text(step), parameters)
+    cursor.execute(sql.SQL(step_text(step)).format(**names) if names else step_text(step), parameters)
     return cursor.rowcount
 
 
@@ -335,10 +344,11 @@ def _windows(quarters: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]
 
 def _days(start: datetime, end: datetime) -> Iterator[date]:
     day = start.astimezone(UTC).date()
-    while _midnight(day) < end:
+    while midnight(day) < end:
         yield day
         day += timedelta(days=1)
 
 
-def _midnight(day: date) -> datetime:
+def midnight(day: date) -> datetime:
+    """The start of a UTC day."""
     return datetime.combine(day, time(), UTC)

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 DAYS_PER_TICK = 30
 
 # A run of the pipeline computes the days of its own window itself; any other day that its reading changed is late.
+# Live data change the current day all the time: it is computed when it is over, its buckets by the live feed.
 _LATE = """
     SELECT l.ledger_id, array_agg(DISTINCT d.day ORDER BY d.day)
     FROM metamon.ingestion_ledger l, unnest(l.days) d(day)
     WHERE l.ledger_id > %(cursor)s AND l.status = 'complete'
+        AND NOT (l.live AND d.day >= (statement_timestamp() AT TIME ZONE 'UTC')::date)
         AND NOT EXISTS (SELECT FROM metamon.daily_metrics m WHERE m.day = d.day AND m.refreshed_at > l.finished_at)
         AND (l.dagster_run_id IS NULL OR l.window_start IS NULL
             OR NOT (d.day >= (l.window_start AT TIME ZONE 'UTC')::date AND d.day < (l.window_end AT TIME ZONE 'UTC')::date))
@@ -33,7 +35,12 @@ def late_days(connection: "Connection", cursor_position: int, limit: int = DAYS_
     with connection, connection.cursor() as cursor:
         cursor.execute("SELECT COALESCE(max(ledger_id), 0) FROM metamon.ingestion_ledger WHERE status <> 'running'")
         newest = cursor.fetchone()[0]  # type: ignore[index]
-        cursor.execute("SELECT COALESCE(min(ledger_id) - 1, %s) FROM metamon.ingestion_ledger WHERE status = 'running'", (newest,))
+        cursor.execute(
+            "SELECT COALESCE(min(ledger_id) - 1, %s) FROM metamon.ingestion_ledger WHERE status = 'running'"
+            # An entry of what is sent here grows for a minute.
+            " OR live AND window_start IS NULL AND started_at > statement_timestamp() - interval '2 minutes'",
+            (newest,),
+        )
         end = min(newest, cursor.fetchone()[0])  # type: ignore[index]
         cursor.execute(_LATE, {"cursor": cursor_position})
         for ledger_id, days in cursor.fetchall():

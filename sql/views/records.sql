@@ -17,7 +17,7 @@ SELECT metamon.copy_comments('metamon.events', 'analytics.events');
 CREATE OR REPLACE VIEW analytics.ingestion_ledger WITH (security_invoker = true) AS
 SELECT ledger_id, source, project, kind, window_start, window_end, started_at, finished_at, status, rows_read, rows_inserted,
        rows_updated, rows_unchanged, rows_duplicate, rows_moved, rows_excluded, rows_rejected, rows_outside, reject_reasons,
-       days, source_runs, source_cost, dagster_run_id, message
+       days, source_runs, source_cost, dagster_run_id, message, live
 FROM metamon.ingestion_ledger;
 COMMENT ON VIEW analytics.ingestion_ledger IS 'What every read of a source brought: rows read, written, unchanged, rejected, and what went wrong.';
 SELECT metamon.copy_comments('metamon.ingestion_ledger', 'analytics.ingestion_ledger');
