@@ -1,0 +1,1 @@
+"""The web server: API, OTLP receiver, events, metrics for Prometheus. One process, which imports no Dagster."""
