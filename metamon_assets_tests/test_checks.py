@@ -60,8 +60,37 @@ def rollup_shapes(table: str) -> list[Harm]:
     ]
 
 
+def completion_harms() -> list[Harm]:
+    name = "completion_metrics:shape_and_ranges"
+    change = "UPDATE metamon.completion_metrics SET {} WHERE day = %(day)s AND dimension = 'overall'"
+    return [
+        Harm(name, change.format("successes = successes + 1"), "statuses_do_not_add_up"),
+        Harm(name, change.format("completed = -1, successes = -1, errors = 0"), "fewest_completed"),
+        Harm(name, change.format("in_flight_known = in_flight + 1"), "more_hung_than_in_flight"),
+        Harm(name, change.format("oldest_in_flight_seconds = NULL, in_flight = 1"), "ages_of_nothing"),
+        Harm(name, change.format("in_flight_at = in_flight_at + interval '1 hour'"), "looked_too_late"),
+        Harm(name, change.format("total_cost = -1"), "lowest_cost"),
+        Harm(name, change.format("latency_sum = -1"), "lowest_latency"),
+        Harm(name, change.format("quality_count = 1, quality_sum = 9"), "highest_mean_quality"),
+        Harm(name, change.format("dimension_value = ''"), "nameless_groups"),
+        Harm("completion_metrics:matches_traces", change.format("completed = completed + 1"), "ended, "),
+        Harm(
+            "completion_metrics:matches_traces", one("traces", "total_cost = 7, cost_source = 'reported'", "end_time IS NOT NULL"), "and $"
+        ),
+        Harm(
+            "completion_metrics:in_flight_matches_traces",
+            one("traces", "start_time = %(day)s::date + time '11:59', end_time = %(day)s::date + time '12:01'"),
+            "in flight at 12:00, the traces say",
+        ),
+    ]
+
+
 OVERALL = "UPDATE metamon.{0} SET requests = requests + 1, successes = successes + 1 WHERE day = %(day)s AND dimension = '{1}'"
 BOOK = "INSERT INTO metamon.ingestion_ledger (source, project, kind, window_start, window_end, started_at, status"
+REPORTED = (
+    "INSERT INTO metamon.report_findings (day, section, rank, key, severity, statement, certainty, value, low, high)"
+    " VALUES (%(day)s, 'cost', 99,"
+)
 LEDGER = "UPDATE metamon.ingestion_ledger SET {}"
 HARMS = [
     *run_shapes("traces"),
@@ -170,6 +199,15 @@ HARMS = [
     Harm("daily_metrics:matches_traces", "DELETE FROM metamon.daily_metrics WHERE day = %(day)s AND dimension = 'overall'", "against"),
     Harm("daily_metrics:dimensions_are_complete", OVERALL.format("daily_metrics", "tenant"), "tenant: "),
     Harm("unit_daily:matches_traces", "DELETE FROM metamon.unit_daily WHERE day = %(day)s AND unit_type = 'user'", "user: "),
+    Harm(
+        "report_findings:sections_were_built",
+        f"{REPORTED} 'cost.failed', 'serious', 'The section failed.', '', NULL, NULL, NULL)",
+        "failed",
+    ),
+    Harm(
+        "report_findings:figures_are_whole", f"{REPORTED} 'cost.total', 'info', 'It cost.', 'Counted.', 9, 1, 2)", "cost.total: 9 in 1 to 2"
+    ),
+    *completion_harms(),
 ]
 
 

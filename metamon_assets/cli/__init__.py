@@ -5,7 +5,7 @@ Here belong options, help texts and printing, a module for each kind of command.
 standard error.
 """
 
-from metamon_assets.cli import configuration, data, processes
+from metamon_assets.cli import configuration, connect, data, live, processes, readiness, report, web
 from metamon_assets.cli.group import main
 
-__all__ = ["configuration", "data", "main", "processes"]
+__all__ = ["configuration", "connect", "data", "live", "main", "processes", "readiness", "report", "web"]

@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
+    from metamon_assets.config import Settings
+
 Unit = Literal["share", "seconds", "dollars", "ratio", "count"]
+Severity = Literal["info", "notice", "serious"]  # worth knowing, worth acting on, hurting now
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class Context:
     timezone: str = "UTC"
     project: str | None = None
     agent: str | None = None
+    settings: Settings | None = None  # for sections that need prices or what is stored; None: the defaults
+    observed_days: float | None = None  # days from the first trace to the end; None: not counted yet (``runs.observed_days``)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,7 @@ class Finding:
     money_per_month: Decimal | None = None  # US dollars per 30 days at stake; None: not known
     runs: tuple[RunReference, ...] = ()  # a few examples
     query: str = ""  # SELECT over ``analytics`` that gives all its runs, for `metamon sql`
+    severity: Severity = "notice"
 
 
 @dataclass(frozen=True, slots=True)

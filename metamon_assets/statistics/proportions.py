@@ -168,3 +168,20 @@ def _crossing(function: Callable[[float], float], far: float, near: float, beyon
     if function(far) * function(near) > 0 or far == near:
         return beyond
     return float(optimize.brentq(function, far, near, xtol=TOLERANCE, rtol=RELATIVE_TOLERANCE, maxiter=200))
+
+
+def share_interval(successes: float, n: float, z: float = 1.959963984540054) -> tuple[float, float]:
+    """The interval of one share by the score test (Wilson: JASA 1927); (NaN, NaN) where there are no units.
+
+    >>> low, high = share_interval(8, 10)
+    >>> round(low, 4), round(high, 4)
+    (0.4902, 0.9433)
+    >>> share_interval(0, 0)
+    (nan, nan)
+    """
+    if n <= 0:
+        return math.nan, math.nan
+    share, penalty = successes / n, z * z / n
+    middle = (share + penalty / 2) / (1 + penalty)
+    width = z * math.sqrt(share * (1 - share) / n + penalty / (4 * n)) / (1 + penalty)
+    return max(middle - width, 0.0), min(middle + width, 1.0)

@@ -1,0 +1,302 @@
+"""What changes of version, model, prompt or configuration did: before against after, change by change.
+
+A change is an event that was reported, or inferred from a first sighting. The agent's runs of up to a week before it are held
+against those of up to a week after it, each side ending at the agent's neighbouring change. This is no A/B test, and the section
+says so each time: what else changed, whether the weekdays differ. Three things keep it from crying wolf: conversations are
+the units; the intervals are as much wider as the agent's days differ from each other anyway; and where the course breaks
+at another time than that of the change, the change is not named for it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from metamon_assets.reports import history as histories
+from metamon_assets.reports import measures, runs, words
+from metamon_assets.reports.findings import Content, Context, Finding, Table
+from metamon_assets.reports.history import History, clock
+from metamon_assets.reports.measures import BY_KEY, Measure
+from metamon_assets.statistics import scan
+from metamon_assets.statistics.significance import Comparison, adjust_p_values
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Verdict = Literal["worse", "better", "better and worse", "no change seen", "moved at another time", "too little data"]
+
+MEASURED = ("failed", "latency", "cost", "quality", "completed")
+WINDOW = timedelta(days=7)  # before and after: all weekdays, and not so long that much else happens
+MINOR = "configuration"  # such a change ends no other one's week; it is named beside it
+SAME = timedelta(hours=1)  # events of one agent so near to each other are one change
+LEAST_RUNS = 50  # on each side
+CHANCE = 0.01  # of the moves told at most so many are none (Benjamini, Hochberg over all changes and measures)
+LEAST = 0.03  # a smaller relative move is not worth a sentence, however sure
+BREAK = 10.0  # twice the log likelihood by which another moment may fit the course better (99 % for a change point)
+WEEKENDS_DIFFER = 0.2  # share of runs on weekends, before against after
+SHOWN = 20
+_EVENTS = """
+    SELECT time, kind, agent_name, version, inferred FROM metamon.events
+    WHERE time >= %(start)s AND time < %(end)s AND time < %(now)s AND kind IN ('deployment', 'version', 'model', 'prompt', 'configuration')
+        AND (%(project)s::text IS NULL OR project = %(project)s)
+        AND (%(agent)s::text IS NULL OR agent_name IS NULL OR agent_name = %(agent)s)
+    ORDER BY time, inferred, kind"""
+
+
+class Change(NamedTuple):
+    """An event, or several at one time: ``agent`` None concerns all."""
+
+    time: datetime
+    what: str
+    agent: str | None
+    inferred: bool
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Effect:
+    """What a change did to a measure, with the values that people read."""
+
+    measure: Measure
+    found: Comparison
+    before: float
+    after: float
+    at_change: bool
+    p_value: float = math.nan  # corrected
+
+    @property
+    def clear(self) -> bool:
+        """Whether it is surely a move, and one of interest."""
+        scale = abs(self.found.effect - 1) if self.relative else abs(self.found.effect) / max(abs(self.before), 1e-9)
+        return self.p_value <= CHANCE and scale >= LEAST
+
+    @property
+    def relative(self) -> bool:
+        """Whether the effect is a ratio."""
+        return self.measure.unit in ("seconds", "dollars")
+
+    @property
+    def worse(self) -> bool:
+        """Whether the measure moved for the worse."""
+        return ((self.found.effect - 1) if self.relative else self.found.effect) * self.measure.sign > 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A change with its effects."""
+
+    change: Change
+    before: pd.DataFrame
+    after: pd.DataFrame
+    days_before: float
+    days_after: float
+    effects: tuple[_Effect, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """In a word."""
+        if not self.effects:
+            return "too little data"
+        clear = [effect for effect in self.effects if effect.clear]
+        at_change = {effect.worse for effect in clear if effect.at_change}
+        if at_change:
+            return "better and worse" if len(at_change) == 2 else "worse" if at_change == {True} else "better"
+        return "moved at another time" if clear else "no change seen"
+
+
+def build(context: Context) -> Content:
+    """A finding for each change after which something clearly moved; a table of all."""
+    changes = _changes(context)
+    if not changes:
+        return Content(silence="No change of version, model, prompt or configuration was reported or seen in the runs in this period.")
+    history = histories.load(context)
+    judged = _corrected([_judge(history, changes, change) for change in changes])
+    told = [found for found in judged if found.verdict in ("worse", "better", "better and worse")]
+    findings = tuple(_finding(context, history, changes, found, number) for number, found in enumerate(told, 1))
+    silent = f"{words.many(len(judged), 'change')}: {_counted(judged)}. At none of them did anything clearly move."
+    return Content(findings, (_table(context, judged),), silence="" if findings else silent)
+
+
+def _changes(context: Context) -> list[Change]:
+    """Events in order of time. Those of one agent within an hour are one change, and so are a report and the first sighting of it."""
+    found: list[Change] = []
+    for time, kind, agent, version, inferred in runs.rows(context, _EVENTS):
+        what = f"{kind} “{words.name(version)}”" if version else str(kind)
+        new = Change(time, what, agent, inferred, version)
+        at = next((at for at, known in enumerate(found) if _is_one(known, new)), None)
+        if at is None:
+            found.append(new)
+        elif new.version and found[at].version and not _names_same(found[at], new):
+            found[at] = found[at]._replace(what=f"{found[at].what} and {what}", inferred=found[at].inferred and inferred)
+    return found
+
+
+def _is_one(known: Change, new: Change) -> bool:
+    within = timedelta(days=1) if _names_same(known, new) and known.inferred != new.inferred else SAME
+    return known.agent == new.agent and new.time - known.time <= within
+
+
+def _names_same(known: Change, new: Change) -> bool:
+    """Whether one version is the other, perhaps with the prompt's name before it."""
+    if not known.version or not new.version:
+        return False
+    return known.version.split()[-1] == new.version.split()[-1]
+
+
+def _judge(history: History, changes: list[Change], change: Change) -> _Judged:
+    frame = history.runs
+    own = np.ones(len(frame), dtype=bool) if change.agent is None else (frame["agent"] == change.agent).to_numpy()
+    others = [
+        other.time
+        for other in changes
+        if other.agent in (None, change.agent) and abs(other.time - change.time) > SAME and not other.what.startswith(MINOR)
+    ]
+    first = max([history.start, change.time - WINDOW, *(time for time in others if time < change.time)])
+    last = min([history.end, change.time + WINDOW, *(time for time in others if time > change.time)])
+    lower, at, upper = ((moment - history.start).total_seconds() / 3600 for moment in (first, change.time, last))
+    hour = frame["hour"].to_numpy(dtype=np.float64)
+    before, after = frame[own & (hour >= lower) & (hour < at)], frame[own & (hour >= at) & (hour < upper)]
+    effects: list[_Effect] = []
+    if min(len(before), len(after)) >= LEAST_RUNS:
+        effects = [effect for key in MEASURED if (effect := _effect(history, BY_KEY[key], frame[own], before, after, at)) is not None]
+    return _Judged(change, before, after, max(at - lower, 0) / 24, max(upper - at, 0) / 24, tuple(effects))
+
+
+def _effect(history: History, measure: Measure, own: pd.DataFrame, before: pd.DataFrame, after: pd.DataFrame, at: float) -> _Effect | None:
+    known = [part[part[measure.key].notna()] for part in (before, after)]
+    if min(map(len, known)) < LEAST_RUNS:
+        return None
+    found = measures.effect(measure, *known)
+    if found.status != "ok":
+        return None
+    x = measures.scanned(measure, own)
+    hour = np.floor(own["hour"].to_numpy(dtype=np.float64)).astype(np.int64)
+    usable = np.isfinite(x)
+    n, total = (
+        scan.cumulated(np.bincount(hour[usable], weights, history.hours + 1).astype(np.float64)) for weights in (None, x[usable])
+    )
+    factor = scan.wander(measure.kind, n, total, scan.DAY_STEPS)
+    first, last = int(known[0]["hour"].min()), int(known[1]["hour"].max()) + 1
+    breaks = scan.split_deviates(measure.kind, n, total, first, last)
+    here = breaks[min(max(round(at), first + 1), last - 1) - first - 1]
+    at_change = float(np.nanmax(breaks**2) - here**2) / factor <= BREAK if np.isfinite(here) else False
+    return _Effect(measure, _widened(found, factor), measures.typical(measure, known[0]), measures.typical(measure, known[1]), at_change)
+
+
+def _widened(found: Comparison, factor: float) -> Comparison:
+    """The comparison with an interval, and a p-value, that allow for a variance larger by a factor."""
+    scale = math.sqrt(factor)
+    if scale == 1 or not math.isfinite(found.p_value):
+        return found
+    p_value = 2 * scan.tail(abs(found.z) / scale)
+    if "ratio" in found.method:
+        bounds = [found.effect * (bound / found.effect) ** scale for bound in (found.ci_lower, found.ci_upper)]
+    else:
+        bounds = [found.effect + scale * (bound - found.effect) for bound in (found.ci_lower, found.ci_upper)]
+    return replace(found, ci_lower=bounds[0], ci_upper=bounds[1], p_value=p_value, standard_error=found.standard_error * scale)
+
+
+def _corrected(judged: list[_Judged]) -> list[_Judged]:
+    p_values = adjust_p_values([effect.found.p_value for found in judged for effect in found.effects] or [math.nan]).tolist()
+    result = []
+    for found in judged:
+        own, p_values = p_values[: len(found.effects)], p_values[len(found.effects) :]
+        result.append(replace(found, effects=tuple(replace(e, p_value=p) for e, p in zip(found.effects, own, strict=True))))
+    return result
+
+
+def _finding(context: Context, history: History, changes: list[Change], found: _Judged, number: int) -> Finding:
+    change = found.change
+    clear = [effect for effect in found.effects if effect.clear and effect.at_change]
+    clear.sort(key=lambda effect: (not effect.worse, effect.p_value))
+    moved = "; ".join(
+        f"{effect.measure.noun} {measures.shown(effect.measure, effect.before)} → {measures.shown(effect.measure, effect.after)},"
+        f" {measures.moved(effect.measure, effect.found)}"
+        for effect in clear
+    )
+    whose = "all agents" if change.agent is None else f"“{words.name(change.agent)}”"
+    values = {"change": change.time, "change_end": change.time + timedelta(days=found.days_after), "changed": change.agent}
+    bad = clear[0].measure
+    condition = (
+        "start_time >= %(change)s AND start_time < %(change_end)s AND (%(changed)s::text IS NULL OR agent_name = %(changed)s)"
+        f" AND {bad.bad}"
+    )
+    query = runs.listing(context, condition, values, order=bad.order)
+    return Finding(
+        key=f"changes.{number}.{found.verdict.replace(' ', '_')}",
+        statement=f"{whose[0].upper() + whose[1:]} got {found.verdict} with {change.what} on {clock(context, change.time)}: {moved}.",
+        certainty=_certainty(history, changes, found, clear),
+        estimate=measures.estimate(bad, clear[0].found),
+        money_per_month=_money(found, clear),
+        runs=runs.examples(context, query),
+        query=query,
+        severity="notice" if any(effect.worse for effect in clear) else "info",
+    )
+
+
+def _certainty(history: History, changes: list[Change], found: _Judged, clear: list[_Effect]) -> str:
+    change = found.change
+    compared = (
+        f"Before and after, no A/B test: {words.many(len(found.before), 'run')} of {found.days_before:.1f} days against"
+        f" {words.many(len(found.after), 'run')} of {found.days_after:.1f} days; p at most"
+        f" {max(effect.p_value for effect in clear):.2g}, corrected for all changes and measures, and for how days differ anyway."
+    )
+    parts = [compared]
+    near = [other for other in changes if other != change and abs(other.time - change.time) <= timedelta(days=1)]
+    if near:
+        listed = ", ".join(f"{other.what} of {'all agents' if other.agent is None else words.name(other.agent)}" for other in near[:3])
+        parts.append(f"Within a day of it changed as well: {listed}.")
+    weekends = [_weekend(history, part) for part in (found.before, found.after)]
+    if abs(weekends[0] - weekends[1]) > WEEKENDS_DIFFER:
+        shares = " and ".join(f"{words.percent(share)} {word}" for share, word in zip(weekends, ("before", "after"), strict=True))
+        parts.append(f"The weekdays differ: of the runs, {shares} were on weekends.")
+    if found.days_after < 1:
+        parts.append("Less than a day has passed since, so the hours of the day differ too.")
+    if change.inferred:
+        parts.append("Nobody reported the change; it was first seen in the runs then.")
+    return " ".join(parts)
+
+
+def _weekend(history: History, part: pd.DataFrame) -> float:
+    days = np.floor((part["hour"].to_numpy(dtype=np.float64) + history.start.hour) / 24).astype(np.int64)
+    return float(((history.start.weekday() + days) % 7 >= 5).mean())
+
+
+def _money(found: _Judged, clear: list[_Effect]) -> Decimal | None:
+    """What the move of the mean cost comes to in 30 days at the present number of runs; from three days on."""
+    cost = next((effect for effect in clear if effect.measure.key == "cost"), None)
+    if cost is None or found.days_after < 3:
+        return None
+    return Decimal(str(round((cost.after - cost.before) * len(found.after) / found.days_after * 30, 6)))
+
+
+def _table(context: Context, judged: list[_Judged]) -> Table:
+    rows = [
+        (
+            clock(context, found.change.time),
+            "all agents" if found.change.agent is None else words.name(found.change.agent),
+            found.change.what + (" (first seen)" if found.change.inferred else ""),
+            found.verdict,
+            _cell(found),
+        )
+        for found in judged[:SHOWN]
+    ]
+    title = "Changes" if len(judged) <= SHOWN else f"Changes (the first {SHOWN} of {len(judged):,})"
+    return Table(title, ("time", "agent", "change", "verdict", "before → after, with 95% intervals"), tuple(rows))
+
+
+def _cell(found: _Judged) -> str:
+    if not found.effects:
+        sides = f"{words.many(len(found.before), 'run')} before, {words.many(len(found.after), 'run')} after"
+        return f"{sides}; it takes {LEAST_RUNS} on each side"
+    return "; ".join(f"{effect.measure.noun} {measures.moved(effect.measure, effect.found)}" for effect in found.effects)
+
+
+def _counted(judged: list[_Judged]) -> str:
+    verdicts = [found.verdict for found in judged]
+    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))

@@ -1,0 +1,279 @@
+"""Past incidents found in the history: what moved, from when to when, how far, in which runs, and what came at the same time.
+
+The search is ``past_incidents``; here are its results in words, with sizes and intervals from the rows, the money where
+cost moved, and the honest answer when nothing stood out. ``statistics.anomaly`` replays each found course as it would have come in
+and says whether a watch would have raised it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metamon_assets.reports import history as histories
+from metamon_assets.reports import measures, runs, words
+from metamon_assets.reports.findings import Content, Context, Estimate, Finding, Severity
+from metamon_assets.reports.history import History
+from metamon_assets.reports.measures import FAILED, VOLUME
+from metamon_assets.reports.past_incidents import Found, Incident, Search, expected_volume, members
+from metamon_assets.statistics.anomaly import Detector, Level
+from metamon_assets.statistics.significance import SampleProportion, compare
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = NDArray[np.float64]
+
+LEAST_RUNS = 200
+LEAST_DAYS = 3
+COINCIDENCE = timedelta(hours=3)  # a change so near to the start is told with the incident
+CONCERNED = 0.2  # of the slice's runs: an agent with fewer is not what the incident is about
+STEPS = (5, 15, 60)  # minutes, of which the shortest with RUNS_A_STEP runs is replayed
+RUNS_A_STEP = 20
+SEEN_HOURS = 6  # the length of the incident whose smallest visible size is told
+_SEVERITY: dict[Level, Severity] = {"critical": "serious", "warning": "notice", "normal": "notice"}
+_EVENTS = """
+    SELECT kind, agent_name, version, inferred, time FROM metamon.events
+    WHERE time BETWEEN %(from)s AND %(to)s AND (agent_name IS NULL OR agent_name = ANY(%(whose)s))
+        AND (%(project)s::text IS NULL OR project = %(project)s)
+    ORDER BY abs(extract(epoch FROM time - %(at)s)) LIMIT 1"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """How far an incident moved its measure: before, meanwhile, and the difference for people and for machines."""
+
+    before: str
+    meanwhile: str
+    moved: str
+    estimate: Estimate
+    excess: str = ""
+    cost: Decimal | None = None
+
+
+def build(context: Context) -> Content:
+    """What was found, or how large it would have had to be."""
+    history = histories.load(context)
+    if len(history.runs) < LEAST_RUNS or history.hours < 24 * LEAST_DAYS:
+        return Content(
+            silence=f"{words.many(len(history.runs), 'run')} over {words.many(history.hours / 24, 'day')}: too few to tell an incident from"
+            f" chance, which takes {LEAST_RUNS} runs over {LEAST_DAYS} days."
+        )
+    search = Search(history, histories.tool_calls(context, history))
+    found = search.run()
+    if not found.incidents:
+        return Content(silence=_silence(history, found))
+    return Content(tuple(_finding(context, search, incident, number) for number, incident in enumerate(found.incidents, 1)))
+
+
+def _silence(history: History, found: Found) -> str:
+    text = (
+        f"Nothing stood out in {words.many(found.series, 'series', 'series')} (error rate, latency, cost, quality and number of runs,"
+        f" overall and of the largest agents, tenants and models) over {words.many(history.hours / 24, 'day')}."
+    )
+    share = history.runs["failed"].mean()
+    n = SEEN_HOURS * len(history.runs) / max(history.hours, 1)
+    if math.isfinite(share) and n >= 1:
+        visible = _smallest_rise(float(share), n, found.threshold)
+        told = f"less than {words.percent(visible)}" if visible < 1 else "even 100.0%"
+        rise = f"rose from {words.percent(float(share))} to {told} for {SEEN_HOURS} hours"
+        text += f" An error rate of all runs that {rise} would not have been seen."
+    if history.left_out:
+        text += f" {words.many(history.left_out, 'run')} before {history.start:%Y-%m-%d} were left out: a search takes the latest million."
+    return text
+
+
+def _smallest_rise(share: float, n: float, threshold: float) -> float:
+    """The share among ``n`` runs whose deviate is the threshold: half of such incidents are seen."""
+    grid = np.linspace(share, 1, 2000)[1:]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gain = grid * np.log(grid / max(share, 1e-9)) + np.where(grid < 1, (1 - grid) * np.log((1 - grid) / (1 - share)), 0.0)
+    seen = grid[np.sqrt(2 * n * gain) >= threshold]
+    return float(seen[0]) if seen.size else 1.0
+
+
+def _finding(context: Context, search: Search, incident: Incident, number: int) -> Finding:
+    history = search.history
+    start, end = (history.start + timedelta(hours=hour) for hour in (incident.start, incident.end))
+    size = _size(context, search, incident)
+    level, noticed = _replayed(search, incident)
+    rising = incident.measure.sign > 0 or (incident.measure.sign == 0 and size.estimate.value > 1)
+    lasting = incident.end >= history.hours - 1
+    until = "until the end of the period" if lasting else f"to {histories.clock(context, end)}"
+    noun = "error rate of calls" if incident.of_tools else incident.measure.noun
+    whose = histories.named(history, incident.attributes)
+    statement = (
+        f"From {histories.clock(context, start)} {until} ({_length(incident)}) the {noun} of {whose}"
+        f" {'rose' if rising else 'fell'} from {size.before} to {size.meanwhile}.{size.excess}"
+    )
+    statement += "".join(f" {sentence}" for sentence in _more(context, search, incident, start))
+    query = _query(context, history, incident, start, end)
+    return Finding(
+        key=f"incidents.{number}.{incident.measure.key}",
+        statement=statement,
+        certainty=_certainty(search, incident, size, level, None if noticed is None else histories.clock(context, noticed)),
+        estimate=size.estimate,
+        money_per_month=None if size.cost is None else runs.a_month(context, size.cost),
+        runs=runs.examples(context, query),
+        query=query,
+        severity=_SEVERITY[level],
+    )
+
+
+def _certainty(search: Search, incident: Incident, size: _Size, level: Level, noticed: str | None) -> str:
+    text = (
+        f"Compared with the runs before: {size.moved}. A history without any incident shows so clear a window with a probability of"
+        f" {_p(incident.p_value)}, all series counted. The window was chosen because it stands out, so its size is told rather too large."
+    )
+    blamed = incident.slice_
+    if blamed is not None:
+        share = "" if not 0 < blamed.share <= 1 else f" with {words.percent(blamed.share)} of the move"
+        searched = "named by a search over all combinations of up to three attributes"
+        text += f" The slice was {searched}{share} (p {_p(blamed.p_value)}); an association."
+    elif not incident.attributes and search.history.attributes:
+        text += " No slice of the runs explains it better than all of them."
+    if noticed is not None:
+        text += f" A watch on this course would have raised a {'critical alert' if level == 'critical' else 'warning'} at {noticed}."
+    return text
+
+
+def _more(context: Context, search: Search, incident: Incident, start: datetime) -> Iterator[str]:
+    """What else belongs to it: other measures, the kind of errors, a change at the same time."""
+    if incident.also:
+        yield f"With it: {', '.join(measure.noun for measure in incident.also)}."
+    if incident.measure == FAILED and not incident.of_tools:
+        _, within = _parts(search, incident)
+        kinds = within.loc[within["failed"] == 1, "error_type"].value_counts()
+        if len(kinds) and kinds.iloc[0]:
+            count = words.of(int(kinds.iloc[0]), int(kinds.sum()), "failed run")
+            yield f"Most of the errors: “{words.name(str(kinds.index[0]))}” ({count})."
+    rows = search.tools[members(search.tools, incident.attributes)] if incident.of_tools else _chosen(search, incident)[0]
+    shares = rows["agent"].value_counts(normalize=True)
+    agents = [str(agent) for agent in shares.index[shares >= CONCERNED]]
+    near = max(COINCIDENCE, timedelta(hours=(incident.end - incident.start) / 10))
+    for kind, whose, version, inferred, time in runs.rows(
+        context, _EVENTS, {"from": start - near, "to": start + COINCIDENCE, "at": start, "whose": agents}
+    ):
+        what = f"{kind} “{words.name(version)}”" if version else str(kind)
+        yield (
+            f"At the same time ({histories.clock(context, time)}): {what} of {words.name(whose) if whose else 'all agents'}"
+            f" ({'first seen then' if inferred else 'reported'}); a hint, no proof."
+        )
+
+
+def _size(context: Context, search: Search, incident: Incident) -> _Size:
+    if incident.measure == VOLUME:
+        return _volume(search, incident)
+    if incident.of_tools:
+        return _calls(search, incident)
+    measure = incident.measure
+    before, within = _parts(search, incident)
+    found = measures.effect(measure, before, within)
+    typical = [measures.typical(measure, part) for part in (before, within)]
+    excess, cost = "", None
+    if measure.key == "cost":
+        mean = before["cost"].mean()
+        cost = Decimal(str(round(float((within["cost"] - mean).sum()), 6))) if math.isfinite(mean) else None
+        excess = "" if cost is None or cost <= 0 else f" That is {words.dollars(cost)} more than these runs would have cost as before."
+        cost = cost if cost is not None and cost > 0 else None
+    elif measure.kind == "share" and all(map(math.isfinite, typical)):
+        count = round(abs(typical[1] - typical[0]) * int(within[measure.key].notna().sum()))
+        excess = f" That is about {words.many(count, 'run')} {'more' if measure.sign > 0 else 'fewer'} than expected."
+    shown = [measures.shown(measure, value) for value in typical]
+    return _Size(shown[0], shown[1], measures.moved(measure, found), measures.estimate(measure, found), excess, cost)
+
+
+def _calls(search: Search, incident: Incident) -> _Size:
+    tools = search.tools
+    own = members(tools, incident.attributes)
+    within = own & ((tools["hour"] >= incident.start) & (tools["hour"] < incident.end)).to_numpy()
+    before = own & (tools["hour"] < incident.start).to_numpy() & search.tools_alive
+    arms = [SampleProportion(float(tools["n"][part].sum()), float(tools["failed"][part].sum())) for part in (before, within)]
+    found = compare(*arms)
+    shares = [arm.estimate if arm.n else math.nan for arm in arms]
+    more = max(arms[1].successes - arms[1].n * (shares[0] if math.isfinite(shares[0]) else 0.0), 0.0)
+    excess = f" That is about {words.many(round(more), 'failed call')} more than expected."
+    shown = [words.percent(share) for share in shares]
+    return _Size(shown[0], shown[1], measures.moved(FAILED, found), measures.estimate(FAILED, found), excess)
+
+
+def _volume(search: Search, incident: Incident) -> _Size:
+    _, hours = _chosen(search, incident)
+    every = np.bincount(hours, minlength=search.history.hours).astype(np.float64)
+    profile = expected_volume(every, search.history)
+    window = slice(incident.start, incident.end)
+    actual, before = float(every[window].sum()), float(every[: incident.start].sum())
+    expected = float(profile[window].sum() * before / max(profile[: incident.start].sum(), 1e-9))
+    ratio = actual / max(expected, 1e-9)
+    error = math.sqrt(1 / max(actual, 1.0) + 1 / max(before, 1.0))
+    low, high = (ratio * math.exp(side * 1.96 * error) for side in (-1, 1))
+    moved = f"{words.change(ratio - 1)} (95% interval {words.change(low - 1)} to {words.change(high - 1)}, if runs come independently)"
+    return _Size(f"about {expected:,.0f} expected", f"{actual:,.0f}", moved, Estimate(ratio, low, high, "ratio", int(actual)))
+
+
+def _chosen(search: Search, incident: Incident) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+    """The runs of the incident's slice, at any time, and their hours."""
+    own = members(search.history.runs, incident.attributes)
+    return search.history.runs[own], search.hour[own]
+
+
+def _parts(search: Search, incident: Incident) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The slice's runs before the incident that no other incident explains, and those in it."""
+    chosen, hours = _chosen(search, incident)
+    usable = search.alive[incident.measure.key][members(search.history.runs, incident.attributes)]
+    return chosen[usable & (hours < incident.start)], chosen[(hours >= incident.start) & (hours < incident.end)]
+
+
+def _replayed(search: Search, incident: Incident) -> tuple[Level, datetime | None]:
+    """The highest level of a detector that saw the slice's course value by value, and when it first left normal in the window."""
+    hour, n, x = _as_it_came(search, incident)
+    hours = search.history.hours
+    step = next((step for step in STEPS if n.sum() * step / 60 >= RUNS_A_STEP * hours and not incident.of_tools), STEPS[-1])
+    bins = hours * 60 // step
+    at = np.minimum((hour * 60 / step).astype(np.int64), bins - 1)
+    counts, sums = (np.bincount(at, weights, bins).tolist() for weights in (n, x))
+    detector, levels = Detector(), list[tuple[datetime, Level]]()
+    for number, (count, total) in enumerate(zip(counts, sums, strict=True)):
+        moment = search.history.start + timedelta(minutes=step * number)
+        value = total if incident.measure == VOLUME else total / count if count else None
+        verdict = detector.update(moment, value)
+        if verdict.level != "normal" and incident.start * 60 <= step * number < incident.end * 60:
+            levels.append((moment + timedelta(minutes=step), verdict.level))
+    if not levels:
+        return "normal", None
+    return ("critical" if any(level == "critical" for _, level in levels) else "warning"), levels[0][0]
+
+
+def _as_it_came(search: Search, incident: Incident) -> tuple[Floats, Floats, Floats]:
+    """Hours, counts and sums of the slice's runs, or calls, for the incident's measure."""
+    if incident.of_tools:
+        calls = search.tools[members(search.tools, incident.attributes)]
+        hour, n, x = (calls[name].to_numpy(dtype=np.float64) for name in ("hour", "n", "failed"))
+        return hour, n, x
+    chosen, _ = _chosen(search, incident)
+    x = np.ones(len(chosen)) if incident.measure == VOLUME else chosen[incident.measure.key].to_numpy(dtype=np.float64)
+    known = np.isfinite(x)
+    return chosen["hour"].to_numpy(dtype=np.float64)[known], np.ones(int(known.sum())), x[known]
+
+
+def _query(context: Context, history: History, incident: Incident, start: datetime, end: datetime) -> str:
+    where, values = histories.condition(history, incident.attributes)
+    bad = "true" if incident.of_tools else incident.measure.bad
+    condition = f"start_time >= %(incident_start)s AND start_time < %(incident_end)s AND {bad} AND {where}"
+    return runs.listing(context, condition, values | {"incident_start": start, "incident_end": end}, order=incident.measure.order)
+
+
+def _length(incident: Incident) -> str:
+    hours = incident.end - incident.start
+    return words.many(hours, "hour") if hours < 48 else f"{hours / 24:.1f} days"
+
+
+def _p(value: float) -> str:
+    return "under 0.0001" if value < 0.0001 else f"{value:.4f}"

@@ -1,0 +1,35 @@
+"""What can be seen with the traffic there is: ``readiness`` as a section of the report."""
+
+from __future__ import annotations
+
+from metamon_assets.reports import words
+from metamon_assets.reports.findings import Content, Context, Table
+from metamon_assets.reports.readiness import FEATURES, Readiness, assess
+
+
+def build(context: Context) -> Content:
+    """A table for all runs together, and one of states by agent."""
+    found = assess(context)
+    tables = [_overall([entry for entry in found if entry.agent is None])]
+    agents = list(dict.fromkeys(entry.agent for entry in found if entry.agent is not None))
+    if agents:
+        tables.append(_by_agent(found, agents))
+    return Content(tables=tuple(tables))
+
+
+def _overall(found: list[Readiness]) -> Table:
+    rows = tuple((entry.feature, entry.state, entry.why, entry.smallest_effect or "–", waiting(entry)) for entry in found)
+    return Table("All runs together", ("feature", "state", "why", "smallest effect seen", "ready in about"), rows)
+
+
+def _by_agent(found: list[Readiness], agents: list[str]) -> Table:
+    states = {(entry.agent, entry.feature): entry.state for entry in found}
+    rows = tuple((feature, *(states[agent, feature] for agent in agents)) for feature in FEATURES)
+    return Table("By agent", ("feature", *(words.name(agent) for agent in agents)), rows)
+
+
+def waiting(entry: Readiness) -> str:
+    """How long it takes at this rate."""
+    if entry.state == "ready":
+        return "now"
+    return "–" if entry.ready_in_days is None else words.many(entry.ready_in_days, "day")

@@ -1,0 +1,176 @@
+"""The report on a terminal: readable at 80 columns, without colour in a pipe, and ending with what to do next.
+
+Text of strangers never reaches the terminal as it is: ``words.clean`` takes out what it would obey, and rich's own
+markup is off.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING
+
+from metamon_assets.reports import words
+from metamon_assets.reports.findings import Finding, RunReference, Table
+from metamon_assets.reports.report import Facts, Part, Report
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDTH = 80
+RUNS = 2  # examples of a finding
+_STYLES = {"serious": "bold red", "notice": "bold yellow", "info": "dim"}
+MARKS = {"serious": "!!", "notice": "! ", "info": "- "}
+
+
+def print_report(report: Report, file: IO[str], *, width: int | None = None) -> None:
+    """Write the report. ``width``: columns; None for those of the terminal, 80 in a pipe."""
+    from rich.console import Console
+
+    console = Console(file=file, width=width or (None if file.isatty() else WIDTH), highlight=False, markup=False, emoji=False)
+    _Printer(console).report(report)
+
+
+class _Printer:
+    """Prints a report part by part."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._width = min(console.width, 110)
+
+    def report(self, report: Report) -> None:
+        self._heading(f"Metamon report, {period(report)}", underline="═")
+        for line in facts(report):
+            self._text(line)
+        if report.parts:
+            self._heading("What matters most")
+            for _, finding in report.highlights:
+                self._finding(finding, short=True)
+        for part in report.parts:
+            self._part(part)
+        self._heading("What to do next")
+        for line, command in next_steps(report):
+            self._text(line)
+            if command:
+                self._console.print(f"    {words.clean(command)}", style="cyan", soft_wrap=True)
+
+    def _part(self, part: Part) -> None:
+        self._heading(part.section.title)
+        if part.failure:
+            self._text(f"This section failed and is missing: {part.failure}", style="bold red")
+        if part.content.silence:
+            self._text(part.content.silence)
+        for finding in part.content.findings:
+            self._finding(finding)
+        for table in part.content.tables:
+            self._table(table)
+
+    def _finding(self, finding: Finding, *, short: bool = False) -> None:
+        self._text(
+            finding.statement, first=f"{MARKS[finding.severity]} ", style="" if finding.severity == "info" else _STYLES[finding.severity]
+        )
+        if finding.money_per_month is not None:
+            self._text(f"In 30 days: {words.dollars(finding.money_per_month)}.", first="   ")
+        if short:
+            return
+        self._text(finding.certainty, first="   ", style="dim")
+        if finding.runs:
+            self._text(f"Runs: {', '.join(_run(run) for run in finding.runs[:RUNS])}", first="   ", style="dim")
+
+    def _heading(self, text: str, underline: str = "─") -> None:
+        self._console.print()
+        self._text(text, style="bold")
+        self._console.print(underline * min(len(text), self._width))
+
+    def _text(self, text: str, *, first: str = "", style: str = "") -> None:
+        for line in textwrap.wrap(
+            words.clean(text), self._width, initial_indent=first, subsequent_indent=" " * len(first), break_on_hyphens=False
+        ):
+            self._console.print(line, style=style or None, soft_wrap=True)
+
+    def _table(self, table: Table) -> None:
+        from rich import box
+        from rich.table import Table as Grid
+        from rich.text import Text
+
+        self._console.print()
+        self._text(table.title, style="italic")
+        if len(table.columns) == 1:  # lines to copy
+            for line in (table.columns[0], *(row[0] for row in table.rows)):
+                self._console.print(words.clean(line), soft_wrap=True)
+            return
+        grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for place, column in enumerate(table.columns):
+            grid.add_column(Text(words.clean(column)), justify="left" if words_in(table, place) else "right", overflow="fold")
+        for row in table.rows:
+            grid.add_row(*(Text(words.clean(cell)) for cell in row))
+        self._console.print(grid)
+
+
+def words_in(table: Table, column: int) -> bool:
+    """Whether a column of a table holds words, which stand to the left, and not figures."""
+    figures = ("unpriced", "unknown", "–", "too few", "under", "over", "-", "+", "$")
+    return column == 0 or any(row[column] and not row[column][0].isdigit() and not row[column].startswith(figures) for row in table.rows)
+
+
+def _run(run: RunReference) -> str:
+    return run.url or run.run_id
+
+
+def period(report: Report) -> str:
+    """The days that the report is about, and what it is limited to."""
+    from datetime import timedelta
+
+    last = (report.end - timedelta(microseconds=1)).date()
+    limits = [f"project {words.name(report.project)}"] if report.project is not None else []
+    limits += [f"agent {words.name(report.agent)}"] if report.agent is not None else []
+    days = f"{report.start.date()} to {last}" if last > report.start.date() else f"{last}"
+    return f"{days} (UTC{', so far' if report.now < report.end else ''}){''.join(f', {limit}' for limit in limits)}"
+
+
+def facts(report: Report) -> Iterator[str]:
+    """Sentences about the period as a whole."""
+    found = report.facts
+    if not found.traces:
+        yield "There are no traces in this period, so there is nothing to report."
+        return
+    projects = f" of {words.many(found.projects, 'project')}" if found.projects > 1 else ""
+    agents = f" by {words.many(found.agents, 'agent')}" if found.agents else ""
+    yield f"{words.many(found.traces, 'trace')}{projects}{agents} on {words.many(found.days, 'day')}: {_outcomes(found)}."
+    if found.cost is None:
+        yield "None of them has a price, so nothing is said about money."
+    else:
+        yield f"{words.dollars(found.cost)} in all; {words.percent(found.priced / found.traces)} of the traces have a price."
+    if found.missing:
+        yield (
+            "Not in these traces, and therefore not in this report: " + "; ".join(f"{what} ({lost})" for what, lost in found.missing) + "."
+        )
+
+
+def _outcomes(found: Facts) -> str:
+    parts = [f"{found.succeeded:,} succeeded", f"{found.failed:,} failed"]
+    if ended := found.succeeded + found.failed:
+        parts[1] += f" ({words.percent(found.failed / ended)})"
+    return ", ".join([*parts, *([f"{found.unended:,} have not ended"] if found.unended else [])])
+
+
+def next_steps(report: Report) -> list[tuple[str, str]]:
+    """What a reader does with it: sentences, each with a command or an empty text."""
+    if not report.facts.traces:
+        return [
+            ("Look at what is configured and reachable:", "metamon doctor"),
+            ("Look at other days:", "metamon report --from DAY --to DAY"),
+        ]
+    steps = []
+    if query := next((finding.query for _, finding in report.highlights if finding.query), ""):
+        steps.append(("List the runs behind the first finding (--html has the query of each):", f"metamon sql {_shell(query)}"))
+    steps.append(("Read it with pictures, or send it to somebody:", "metamon report --html report.html"))
+    if any(part.section.key == "cost" and any(t.columns == ("price_overrides:",) for t in part.content.tables) for part in report.parts):
+        steps.append(("Give the unpriced models a price: put the lines above into metamon.yaml.", ""))
+    return steps
+
+
+def _shell(query: str) -> str:
+    import shlex
+
+    return shlex.quote(" ".join(query.split()))

@@ -1,0 +1,305 @@
+"""What the columns of a file are: times and their zone, units, words for failure; and that the mapping really reads them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metamon_assets.onboarding.guess_columns import FileGuess, guess_columns
+from metamon_assets.onboarding.sampling import SampleError, sample_files
+from metamon_assets.traces.normalise import known_status
+from metamon_assets.traces.sources.base import Kind, SourceError
+from metamon_assets.traces.sources.files import FilesSource
+from metamon_assets.traces.sources.mapping import load
+
+START = datetime(2026, 11, 3, 9, 0, tzinfo=UTC)
+
+
+def guess(rows: list[dict[str, Any]], **options: Any) -> FileGuess:
+    return guess_columns(rows, project="calls", **options)
+
+
+def place_of(found: FileGuess, column: str) -> str | None:
+    return next((part.place for part in found.guesses if part.column == column and part.used), None)
+
+
+def read(found: FileGuess, rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """What the guessed mapping makes of the rows."""
+    assert isinstance(found.mapping, dict)
+    return load(found.mapping).apply(rows, range(1, len(rows) + 1), "calls.csv", set())[0]
+
+
+def timed(values: list[Any], name: str = "when") -> list[dict[str, Any]]:
+    return [{name: value, "took": 100 * (n + 1)} for n, value in enumerate(values)]
+
+
+MOMENTS = [START + timedelta(minutes=7 * n) for n in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("name", "spelled"),
+    [
+        ("timestamp", [moment.isoformat() for moment in MOMENTS]),
+        ("ts", [moment.isoformat().replace("+00:00", "Z") for moment in MOMENTS]),
+        ("when", [f"{moment:%Y-%m-%d %H:%M:%S}" for moment in MOMENTS]),
+        ("created", [int(moment.timestamp()) for moment in MOMENTS]),
+        ("created_at", [str(int(moment.timestamp() * 1000)) for moment in MOMENTS]),
+        ("Zeitpunkt", [f"{moment:%d.%m.%Y %H:%M:%S}" for moment in MOMENTS]),
+        ("date", [f"{moment:%m/%d/%Y %I:%M:%S %p}" for moment in MOMENTS]),
+        ("logged_at", [f"{moment:%d/%b/%Y:%H:%M:%S +0000}" for moment in MOMENTS]),
+        ("@timestamp", list(MOMENTS)),
+        ("x", [moment.isoformat() for moment in MOMENTS]),
+    ],
+)
+def test_times_are_read_as_they_were_meant(name: str, spelled: list[Any]) -> None:
+    from metamon_assets.traces.sources.conversion import parse_time
+
+    rows = timed(spelled, name)
+    found = guess(rows)
+    assert place_of(found, "start_time") == name
+    assert [parse_time(value) for value in read(found, rows)["start_time"]] == MOMENTS
+
+
+def test_a_zone_that_the_times_do_not_name() -> None:
+    rows = timed(["2026-07-01 12:00:00", "2026-12-01 12:00:00"])
+    assert any("taken as UTC" in remark for remark in guess(rows).remarks)
+    found = guess(rows, zone="Europe/Vienna")
+    assert read(found, rows)["start_time"] == [datetime(2026, 7, 1, 10, tzinfo=UTC), datetime(2026, 12, 1, 11, tzinfo=UTC)]
+    zoned = timed(["2026-07-01T12:00:00Z"] * 3)
+    assert guess(zoned, zone="Europe/Vienna").mapping == guess(zoned).mapping, "a time that names its zone has no other"
+
+
+def test_days_and_months_that_could_be_either_are_said() -> None:
+    rows = timed([f"{1 + n:02}/11/2026 10:00:00" for n in range(9)])
+    found = guess(rows)
+    assert read(found, rows)["start_time"][8] == datetime(2026, 11, 9, 10, tzinfo=UTC), "nine days of November, not nine months"
+    assert any("days seem to come first" in remark for remark in found.remarks)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "seconds"),
+    [
+        ("latency", [823, 1200, 2400], [0.823, 1.2, 2.4]),
+        ("latency", [0.8, 1.2, 2.4], [0.8, 1.2, 2.4]),
+        ("latency_s", [823, 1200, 2400], [823, 1200, 2400]),
+        ("durationMs", ["8", "12", "24"], [0.008, 0.012, 0.024]),
+        ("duration_in_ms", [8, 12, 24], [0.008, 0.012, 0.024]),
+        ("elapsed", [823_000_000, 1_200_000_000, 2_400_000_000], [0.823, 1.2, 2.4]),
+        ("response_time", ["0,8", "1,2", "2,4"], [0.8, 1.2, 2.4]),
+        ("took", ["350ms", "1.2s", "800 ms"], [0.35, 1.2, 0.8]),
+        ("Dauer", ["1,5", "2,5", "3"], [1.5, 2.5, 3.0]),
+    ],
+)
+def test_latency_and_its_unit(name: str, values: list[Any], seconds: list[float]) -> None:
+    rows = [{"timestamp": moment.isoformat(), name: value} for moment, value in zip(MOMENTS, values, strict=False)]
+    found = guess(rows)
+    assert place_of(found, "latency_seconds") == name
+    assert [float(value) for value in read(found, rows)["latency_seconds"]] == pytest.approx(seconds)
+
+
+def test_start_and_end_tell_the_unit_for_sure() -> None:
+    rows = [
+        {"started_at": moment.isoformat(), "ended_at": (moment + timedelta(milliseconds=40 + n)).isoformat(), "duration": 40 + n}
+        for n, moment in enumerate(MOMENTS)
+    ]
+    found = guess(rows)  # forty seconds by size, forty milliseconds in truth
+    assert read(found, rows)["latency_seconds"][0] == pytest.approx(0.040)
+    assert "by start and end" in next(part.remark for part in found.guesses if part.column == "latency_seconds")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "meaning"),
+    [
+        ("status", ["ok", "failed"], ["success", "error"]),
+        ("http_status", ["200", "503"], ["success", "error"]),
+        ("code", [200, 429], ["success", "error"]),
+        ("is_error", ["false", "true"], ["success", "error"]),
+        ("success", [True, False], ["success", "error"]),
+        ("failed", ["0", "1"], ["success", "error"]),
+        ("outcome", ["COMPLETED OK", "ERR_TIMEOUT"], ["success", "error"]),
+        ("result", ["success", "rate limit"], ["success", "error"]),
+    ],
+)
+def test_words_for_success_and_failure(name: str, words: list[Any], meaning: list[str]) -> None:
+    rows = [{"timestamp": moment.isoformat(), "took": 5, name: words[n % 2]} for n, moment in enumerate(MOMENTS)]
+    found = guess(rows)
+    told = [str(value) for value in read(found, rows)["status"][:2]]
+    assert [known_status(value) for value in told] == meaning
+    assert "status" not in found.missing
+
+
+def test_a_word_that_nobody_knows_is_said() -> None:
+    rows = [{"timestamp": moment.isoformat(), "status": "ok" if n else "wobbly"} for n, moment in enumerate(MOMENTS)]
+    found = guess(rows)
+    assert read(found, rows)["status"][0] == "error"
+    assert any("wobbly" in remark for remark in found.remarks)
+
+
+def test_a_run_failed_where_an_error_is_written() -> None:
+    rows = [{"ts": moment.isoformat(), "error": "boom: no such tool" if n == 3 else None} for n, moment in enumerate(MOMENTS)]
+    result = read(guess(rows), rows)
+    assert (result["status"][3], result["status"][4], result["error_message"][3]) == ("error", None, "boom: no such tool")
+    none_failed = [{"ts": moment.isoformat(), "error": None} for moment in MOMENTS]
+    assert read(guess(none_failed), rows)["status"][3] == "error", "where nothing failed in the sample, something will"
+
+
+def test_tokens_cost_and_whom_a_run_belongs_to() -> None:
+    rows = [
+        {
+            "request_id": f"r{n}", "time": moment.isoformat(), "model": "gpt-4o-mini", "promptTokens": 100 + n, "completion_tokens": 7,
+            "cost_cents": 1.5, "customer": f"c{n % 3}", "bot": "helper", "session_id": f"s{n // 4}", "release": "1.2", "note": "x",
+        }
+        for n, moment in enumerate(MOMENTS)
+    ]  # fmt: skip
+    found = guess(rows)
+    assert {
+        column: place_of(found, column)
+        for column in (
+            "run_id",
+            "request_model",
+            "input_tokens",
+            "output_tokens",
+            "tenant_id",
+            "agent_name",
+            "conversation_id",
+            "agent_version",
+        )
+    } == {
+        "run_id": "request_id",
+        "request_model": "model",
+        "input_tokens": "promptTokens",
+        "output_tokens": "completion_tokens",
+        "tenant_id": "customer",
+        "agent_name": "bot",
+        "conversation_id": "session_id",
+        "agent_version": "release",
+    }
+    result = read(found, rows)
+    assert result["total_cost"][0] == pytest.approx(0.015)
+    assert result["metadata"][0] == {"note": "x"}, "what nothing was guessed for is kept"
+
+
+def test_an_identifier_that_repeats_is_none() -> None:
+    rows = [{"id": n % 5, "time": moment.isoformat()} for n, moment in enumerate(MOMENTS)]
+    found = guess(rows)
+    assert place_of(found, "run_id") is None
+    assert len(set(read(found, rows)["run_id"])) == len(rows)
+
+
+def test_what_somebody_says_goes_before_every_guess() -> None:
+    rows = [{"time": moment.isoformat(), "took": 2, "latency": 900, "customer": "a"} for moment in MOMENTS]
+    found = guess(rows, edits={"latency_seconds": "took", "tenant_id": None})
+    assert place_of(found, "latency_seconds") == "took"
+    assert place_of(found, "tenant_id") is None
+
+
+def test_without_a_time_nothing_can_be_done() -> None:
+    found = guess([{"latency": 5, "n": n} for n in range(9)])
+    assert not found.usable
+    assert set(found.missing) == {"start_time", "status"}
+
+
+def test_files_in_our_names_need_no_mapping() -> None:
+    rows = [{"run_id": f"r{n}", "start_time": moment.isoformat(), "x": 1} for n, moment in enumerate(MOMENTS)]
+    assert guess(rows).mapping is None
+
+
+def test_recorded_files(shared_data: Path) -> None:
+    assert guess_columns(sample_files(shared_data / "llm_latency").rows, project="p").mapping == "llm-latency"
+    azure = guess_columns(sample_files(shared_data / "tokens/azure_llm_2023.parquet").rows, project="p")
+    assert (place_of(azure, "start_time"), place_of(azure, "input_tokens"), place_of(azure, "output_tokens")) == (
+        "timestamp",
+        "context_tokens",
+        "generated_tokens",
+    )
+    assert set(azure.missing) == {"latency_seconds", "status"}
+    steps = guess_columns(sample_files(shared_data / "episodes/tau_airline_gpt4o.jsonl").rows, project="p")
+    assert steps.mapping == "tau-bench-steps"
+
+
+_VALUES = st.none() | st.text(max_size=12) | st.integers() | st.floats() | st.booleans()
+_NAMES = st.sampled_from(["time", "latency", "status", "id", "x", "error", "cost"])
+
+
+@given(st.lists(st.dictionaries(_NAMES, _VALUES, max_size=7), max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_any_rows_give_a_mapping_that_loads(rows: list[dict[str, Any]]) -> None:
+    found = guess(rows)
+    if isinstance(found.mapping, dict):
+        load(found.mapping)
+
+
+# Files ---------------------------------------------------------------------------------------------------------
+
+
+def test_delimiters_compression_and_kinds(tmp_path: Path) -> None:
+    import gzip
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    lines = [f"{moment:%Y-%m-%d %H:%M:%S};{n * 100},5;ok" for n, moment in enumerate(MOMENTS)]
+    (tmp_path / "a.csv").write_text("\ufefftime;latency;status\r\n" + "\r\n".join(lines))
+    sample = sample_files(tmp_path / "a.csv")
+    assert sample.delimiter == ";"
+    assert sample.rows[1] == {"time": "2026-11-03 09:07:00", "latency": "100,5", "status": "ok"}
+    found = guess_columns(sample.rows, project="p", delimiter=sample.delimiter)
+    assert isinstance(found.mapping, dict)
+    read_back = list(FilesSource([tmp_path / "a.csv"], project="p", mapping=load(found.mapping)).read(Kind.RUNS, None))
+    assert sum(batch.rows.num_rows for batch in read_back) == len(lines)
+    assert not [reject for batch in read_back for reject in batch.rejects]
+
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"ts": 1762160400, "ms": 5}\n\nnot json\n{"ts": 1762160401, "ms": 6}\n'))
+    assert len(sample_files(tmp_path / "b.jsonl.gz").rows) == 2
+    pq.write_table(pa.table({"ts": MOMENTS, "ms": range(len(MOMENTS))}), tmp_path / "c.parquet")
+    assert sample_files(tmp_path / "c.parquet").rows[0]["ts"] == MOMENTS[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.csv", b"", "is empty"),
+        ("header.csv", b"time,latency\n", "no rows"),
+        ("blank.jsonl", b"\n\n", "no rows"),
+        ("binary.csv", bytes(range(256)) * 8, "is not text"),
+        ("utf16.csv", "time,latency\n2026-11-03,5\n".encode("utf-16"), "UTF-16"),
+        ("utf16.jsonl", '{"time": 1}\n'.encode("utf-16-le"), "UTF-16"),
+        ("array.jsonl", b'[\n{"time": 1}\n]\n', "jq -c"),
+        ("words.jsonl", b"hello\nworld\n", "not JSON"),
+        ("json.csv", b'{"a": 1}\n{"a": 2}\n', "rename it to .jsonl"),
+        ("document.json", b"[]", "jq -c"),
+        ("sheet.xlsx", b"PK", "save the sheet as CSV"),
+        ("broken.parquet", b"PAR1xxxx", "not a whole Parquet file"),
+        ("parquet.csv", b"PAR1\0\0\0\0", "rename it to .parquet"),
+        ("cut.csv.gz", b"\x1f\x8b\x08\x00", "cannot be unpacked"),
+    ],
+)
+def test_files_that_cannot_be_used_are_told_why(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises((SampleError, SourceError)) as refused:
+        sample_files(file)
+    assert message in str(refused.value)
+    assert str(file) in str(refused.value)
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="does not exist"):
+        sample_files(tmp_path / "nowhere.csv")
+    with pytest.raises(SampleError, match="holds no files"):
+        sample_files(tmp_path)
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "b.csv").write_text("a;b\n1;2\n")
+    with pytest.raises(SampleError, match="separated differently"):
+        sample_files(tmp_path)
+
+
+def test_a_zone_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(SourceError, match="is no time zone"):
+        guessed = guess(timed(["2026-07-01 12:00:00"] * 3), zone="Europe/Viena")
+        load(guessed.mapping or {})
