@@ -132,15 +132,25 @@ def estimate(measure: Measure, found: Comparison) -> Estimate:
 
 def moved(measure: Measure, found: Comparison) -> str:
     """The effect with its interval for people."""
+    effect, low, high = _figures(measure, found)
+    unit = "" if measure.unit in ("seconds", "dollars") or measure.key == "quality" else " points"
+    return f"{effect}{unit} (95% interval {low} to {high})"
+
+
+def interval(measure: Measure, found: Comparison) -> str:
+    """The interval alone, for a table: "-12% to +5.8%", or points of a share."""
+    _, low, high = _figures(measure, found)
+    return f"{low} to {high}"
+
+
+def _figures(measure: Measure, found: Comparison) -> tuple[str, ...]:
+    """Effect and bounds: changes in per cent, in units of quality, or in points of a share."""
     figures = (found.effect, found.ci_lower, found.ci_upper)
     if measure.unit in ("seconds", "dollars"):
-        effect, low, high = (words.change(figure - 1) for figure in figures)
-    elif measure.key == "quality":
-        effect, low, high = (f"{figure:+.3f}" for figure in figures)
-    else:
-        effect, low, high = (f"{100 * figure:+.1f}" for figure in figures)
-        effect += " points"
-    return f"{effect} (95% interval {low} to {high})"
+        return tuple(words.change(figure - 1) for figure in figures)
+    if measure.key == "quality":
+        return tuple(f"{figure:+.3f}" for figure in figures)
+    return tuple(f"{100 * figure:+.1f}" for figure in figures)
 
 
 def design_effect(measure: Measure, runs: pd.DataFrame) -> float:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 RUNS = 2  # examples of a finding
+WORDS = 24  # columns that words get before they are broken into lines
 _STYLES = {"serious": "bold red", "notice": "bold yellow", "info": "dim"}
 MARKS = {"serious": "!!", "notice": "! ", "info": "- "}
 
@@ -99,12 +100,29 @@ class _Printer:
             for line in (table.columns[0], *(row[0] for row in table.rows)):
                 self._console.print(words.clean(line), soft_wrap=True)
             return
+        if not self._fits(table):
+            self._list(table)
+            return
         grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for place, column in enumerate(table.columns):
             grid.add_column(Text(words.clean(column)), justify="left" if words_in(table, place) else "right", overflow="fold")
         for row in table.rows:
             grid.add_row(*(Text(words.clean(cell)) for cell in row))
         self._console.print(grid)
+
+
+    def _fits(self, table: Table) -> bool:
+        """Whether the table can be read here: figures in one line, words broken only where they are many."""
+        longest = [max(len(words.clean(row[place])) for row in (table.columns, *table.rows)) for place in range(len(table.columns))]
+        needed = [min(width, WORDS) if words_in(table, place) else width for place, width in enumerate(longest)]
+        return sum(needed) + 3 * (len(needed) - 1) <= self._width
+
+    def _list(self, table: Table) -> None:
+        """A table too wide for the terminal, row by row: what it is about, and its figures below."""
+        for row in table.rows:
+            figures = zip(table.columns[1:], row[1:], strict=True)
+            self._text(row[0], first="-  ")
+            self._text("; ".join(f"{name}: {cell}" for name, cell in figures if cell not in {"", "–"}), first="   ", style="dim")
 
 
 def words_in(table: Table, column: int) -> bool:
@@ -171,6 +189,8 @@ def next_steps(report: Report) -> list[tuple[str, str]]:
 
 
 def _shell(query: str) -> str:
+    """A query as one argument: in double quotes, which are easier to read where it holds none, nor what a shell replaces in them."""
     import shlex
 
-    return shlex.quote(" ".join(query.split()))
+    line = " ".join(query.split())
+    return shlex.quote(line) if set(line) & set('"$`\\!') else f'"{line}"'

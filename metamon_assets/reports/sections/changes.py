@@ -276,25 +276,28 @@ def _money(found: _Judged, clear: list[_Effect]) -> Decimal | None:
 
 
 def _table(context: Context, judged: list[_Judged]) -> Table:
+    """One row per change; of each measure the 95 % interval of its move, before correction."""
+    shown = judged[:SHOWN]
+    measured = list(dict.fromkeys(effect.measure.key for found in shown for effect in found.effects))
+    nouns = {effect.measure.key: effect.measure.noun for found in shown for effect in found.effects}
     rows = [
         (
             clock(context, found.change.time),
             "all agents" if found.change.agent is None else words.name(found.change.agent),
             found.change.what + (" (first seen)" if found.change.inferred else ""),
-            found.verdict,
-            _cell(found),
+            found.verdict if found.effects else f"{found.verdict}: {len(found.before)} and {len(found.after)} runs of {LEAST_RUNS}",
+            *_cells(found, measured),
         )
-        for found in judged[:SHOWN]
+        for found in shown
     ]
     title = "Changes" if len(judged) <= SHOWN else f"Changes (the first {SHOWN} of {len(judged):,})"
-    return Table(title, ("time", "agent", "change", "verdict", "before → after, with 95% intervals"), tuple(rows))
+    title += ", and where the 95% intervals lie of what they moved (rates in points)" if measured else ""
+    return Table(title, ("time", "agent", "change", "verdict", *(nouns[key] for key in measured)), tuple(rows))
 
 
-def _cell(found: _Judged) -> str:
-    if not found.effects:
-        sides = f"{words.many(len(found.before), 'run')} before, {words.many(len(found.after), 'run')} after"
-        return f"{sides}; it takes {LEAST_RUNS} on each side"
-    return "; ".join(f"{effect.measure.noun} {measures.moved(effect.measure, effect.found)}" for effect in found.effects)
+def _cells(found: _Judged, measured: list[str]) -> list[str]:
+    intervals = {effect.measure.key: measures.interval(effect.measure, effect.found) for effect in found.effects}
+    return [intervals.get(key, "–") for key in measured]
 
 
 def _counted(judged: list[_Judged]) -> str:
