@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from metamon_assets import log
 from metamon_assets.cli import main
-from metamon_assets.supervisor.output import LINE_LIMIT, Records
+from metamon_assets.supervisor.output import LINE_LIMIT, Journal, Reader, Records
 
 LOGGING = """
 import logging, threading, warnings
@@ -275,4 +276,50 @@ def test_logs_follows_over_a_rotation(tmp_path: Path) -> None:
             assert json.loads(process.stdout.readline())["message"] == f"{number}"
         assert (tmp_path / "logs" / f"{log.FILE_NAME}.1").exists()
         process.send_signal(2)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "2026-13-45 99:99:99 +0000 - dagster - INFO - no such day",
+        "2026-01-02 03:04:05 +9999 - dagster - INFO - no such zone",
+        '{"level": "info", "message": "before the first day", "time": "0001-01-01T00:00:00+23:59"}',
+        '{"level": "info", "message": "after the last", "timestamp": "9999-12-31T23:59:59-23:59"}',
+        '{"level": "info", "message": "deep", "a": ' + "[" * 1_020 + "]" * 1_020 + "}",
+    ],
+)
+def test_no_line_stops_the_reading(line: str) -> None:
+    """A pipe that nobody drains any more stops the child that writes to it."""
+    lines: list[bytes] = []
+    ours, theirs = os.pipe()
+    reader = Reader("child", os.fdopen(ours, "rb"), lines.append)
+    reader.start()
+    with os.fdopen(theirs, "wb") as pipe:
+        pipe.write(f"{line}\n".encode())
+        pipe.flush()
+        deadline = time.monotonic() + 10
+        while not lines:
+            assert time.monotonic() < deadline
+        pipe.write(b"the next line\n")
+    reader.join(10)
+    assert not reader.is_alive()
+    assert log.parse(lines[0])
+    assert json.loads(lines[-1])["message"] == "the next line"
+
+
+def test_whose_a_record_is_says_the_pipe(found: tuple[Records, list[log.Record]]) -> None:
+    """A run that prints a stranger's text cannot speak for the supervisor."""
+    records, seen = found
+    records.feed(b'{"level": "critical", "message": "all is lost", "component": "supervisor"}\n')
+    assert seen[0]["component"] == "child"
+
+
+def test_secrets_are_hidden_however_json_writes_them(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "log", lambda _: None)
+    secrets = ['pass"word\\1', "gehe\u00edm-nis", "plain-secret"]
+    journal.hide(secrets)
+    journal.tell(f"connecting with {' and '.join(secrets)}")
+    journal.close()
+    (entry,) = log.read(tmp_path / "log")
+    assert entry["message"] == "connecting with *** and *** and ***"

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -27,6 +28,9 @@ from metamon_assets.cli import main
 from metamon_assets.config import Settings
 from metamon_assets.doctor import examine
 from metamon_assets.supervisor import SupervisorError, down, free_port, instance_file, lock, read_state
+from metamon_assets.supervisor.plan import standard_plan
+from metamon_assets.supervisor.processes import Guard
+from metamon_assets.supervisor.run import _secrets
 from metamon_assets.supervisor.watchdog import look
 from metamon_assets.warehouse import connect, server
 from metamon_assets.warehouse.postgres import EmbeddedPostgres
@@ -133,6 +137,10 @@ def test_up_serves_dagster_restarts_what_dies_and_down_stops_everything(home: Pa
         with urllib.request.urlopen(request, timeout=30) as response:
             (entry,) = json.load(response)["data"]["workspaceOrError"]["locationEntries"]
         assert entry == {"name": "metamon", "locationOrLoadError": {"__typename": "RepositoryLocation"}}
+
+        until(lambda: "Metamon: http://127.0.0.1:" in said(), 60, "the web server", said)
+        with urllib.request.urlopen(state["web"], timeout=30) as response:
+            assert f'<a href="{state["ui"]}">' in response.read().decode()
 
         second = subprocess.run([sys.executable, "-c", DAGSTER], capture_output=True, text=True, check=False, timeout=60)
         assert second.returncode != 0
@@ -297,10 +305,8 @@ def test_nothing_outlives_the_supervisor(up: Up, number: signal.Signals) -> None
             process, _ = stack.enter_context(started(up.home, *STAND_INS))
             up.until(lambda: process_of(up.home, "steady").get("pid"), 60, "the start")
         grandchild = up.home / "grandchild"
-        pids = [int(up.until(lambda: grandchild.exists() and grandchild.read_text(), 10, "the grandchild"))]
-        pids += [entry["pid"] for entry in (read_state(up.home) or {})["processes"] if entry["pid"]]
+        pids = up.until(lambda: _everybody(up.home), 60, "all at once")
         assert EmbeddedPostgres(up.home).status().pid in pids
-        assert all(map(exists, pids))
         process.send_signal(number)
         process.wait(60)
         up.until(lambda: not any(map(exists, pids)), 30, "the end of all")
@@ -308,9 +314,18 @@ def test_nothing_outlives_the_supervisor(up: Up, number: signal.Signals) -> None
         grandchild.unlink()
 
 
+def _everybody(home: Path) -> list[int]:
+    """The processes of a home and the grandchild; none while one of them (some stand-ins end by themselves) is not there."""
+    grandchild = home / "grandchild"
+    pids = [int(grandchild.read_text())] if grandchild.exists() and grandchild.read_text() else []
+    pids += [entry["pid"] for entry in (read_state(home) or {})["processes"] if entry["pid"]] if pids else []
+    return pids if all(map(exists, pids)) else []
+
+
 def test_only_one_supervisor_holds_a_home(tmp_path: Path) -> None:
     (tmp_path / "supervisor.json").write_text('{"pid": 1}')  # left by one that was killed
     with lock(tmp_path):
+        assert (tmp_path / "supervisor.lock").stat().st_mode & 0o077 == 0, "others could hold it too, and keep `up` from starting"
         with pytest.raises(SupervisorError, match="is already up"), lock(tmp_path):
             pass
         assert read_state(tmp_path) == {}
@@ -329,6 +344,38 @@ def test_a_taken_port_is_left_to_who_has_it() -> None:
         assert free_port(port) > port
 
 
+def test_an_address_that_nobody_can_listen_on_is_no_taken_port() -> None:
+    with pytest.raises(SupervisorError, match=r"Nothing can listen on no-such-host\.invalid port 4318"):
+        free_port(4318, "no-such-host.invalid")
+
+
+@pytest.mark.parametrize(
+    ("host", "address"), [("::1", "http://[::1]:"), ("::", "http://[::1]:"), ("0.0.0.0", "http://127.0.0.1:"), ("127.0.0.2", "http://127.0.0.2:")]
+)
+def test_the_address_of_the_web_server_can_be_opened(tmp_path: Path, host: str, address: str) -> None:
+    (tmp_path / "metamon.yaml").write_text(f"web: {{host: '{host}'}}\n")
+    settings = Settings.load({"METAMON_HOME": str(tmp_path)})
+    settings.dagster_home.mkdir()
+    plan = standard_plan(settings, lambda _: None)
+    assert plan.web.startswith(address)
+    assert urllib.parse.urlsplit(plan.web).port
+
+
+def test_passwords_are_hidden_as_they_are_and_as_addresses_have_them(tmp_path: Path) -> None:
+    settings = Settings.load({"METAMON_HOME": str(tmp_path)})
+    environment = {"METAMON_DATABASE_URL": "postgresql://u:p%40ssword@h/d", "METAMON_WEBHOOK_SECRET": "of the hook"}
+    assert set(_secrets(settings, environment)) == {"p%40ssword", "p@ssword", "of the hook"}
+
+
+def test_the_guard_takes_no_modules_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pydantic.py").write_text(f"open({str(tmp_path / 'taken')!r}, 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METAMON_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("METAMON_DATABASE_URL", "postgresql://nobody@h/d")
+    Guard().close()
+    assert not (tmp_path / "taken").exists()
+
+
 def test_an_instance_file_of_ones_own_is_left_alone(home: Path) -> None:
     from metamon_assets.supervisor import dagster_environment
 
@@ -338,6 +385,9 @@ def test_an_instance_file_of_ones_own_is_left_alone(home: Path) -> None:
     environment = dagster_environment(settings)
     copy = settings.dagster_home / "dagster.yaml"
     assert environment["DAGSTER_HOME"] == str(settings.dagster_home)
+    assert settings.dagster_home.stat().st_mode & 0o077 == 0
+    locks = (home / "postgres" / "lock", home / "postgres.users")
+    assert not [path for path in locks if path.exists() and path.stat().st_mode & 0o077]
     assert environment["METAMON_DAGSTER_URL"].startswith("postgresql+psycopg2://")
     assert copy.read_text() == instance_file().read_text()
     copy.write_text("# mine\n")

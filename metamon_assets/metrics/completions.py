@@ -124,17 +124,9 @@ def _insert(cursor: Cursor, start: datetime, end: datetime, now: datetime) -> in
 
     dimensions = sql.SQL(rollups.step_text("completion_dimensions"))
     rollups.run(cursor, "completion_sums", parameters, completed=of("completed", "traces"))
-    rollups.run(
-        cursor, "completion_calls", parameters, completed=of("completed", "spans", calls), completed_roots=of("completed", "traces", calls)
-    )
-    rollups.run(
-        cursor,
-        "completion_flights",
-        parameters,
-        in_flight=of("in_flight", "traces"),
-        in_flight_spans=of("in_flight", "spans", calls),
-        in_flight_roots=of("in_flight", "traces", calls),
-    )
+    rollups.run(cursor, "completion_calls", parameters, completed=of("completed", "spans", calls))
+    flights = {"in_flight": of("in_flight", "traces"), "in_flight_spans": of("in_flight", "spans", calls)}
+    rollups.run(cursor, "completion_flights", parameters, **flights)
     rollups.run(cursor, "completion_labels", parameters, dimensions=dimensions)
     if rollups.run(cursor, "completion_counted", parameters):
         rollups.join_groups(cursor, day)

@@ -157,6 +157,9 @@ class Growth:
         self._begun = True
         newest = max((day for day, _, _ in self._highest), default=date.min)
         self._highest = {key: value for key, value in self._highest.items() if key[0] >= newest - timedelta(days=1)}
+        # What is not among the labels of these days has ended: with other names each day, a server would grow for ever.
+        present = {key[1:] for key in self._highest}
+        self._grown = {key: value for key, value in self._grown.items() if key in present}
 
     def of(self, name: str) -> Iterator[tuple[Labels, float]]:
         """The growth of a name by its labels."""

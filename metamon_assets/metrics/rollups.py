@@ -135,14 +135,16 @@ def _refresh_day(connection: Connection, second: Connection | None, day: date, n
 
     with connection, connection.cursor() as cursor:
         _ensure_partitions(cursor, day, now)
+        cursor.execute("SELECT clock_timestamp()")
+        (began,) = cursor.fetchone() or (now,)
     if second is None:
         total = choose(connection) + units("user")(connection) + units("conversation")(connection) + buckets(start, end)(connection)
-        return total + _transaction(connection, lambda cursor: _prepare_daily(cursor, day) + _replace_daily(cursor, day))
+        return total + _transaction(connection, lambda cursor: _prepare_daily(cursor, day) + _replace_daily(cursor, day, began))
     total = _side_by_side(connection, second, choose, units("user"))
     total += _side_by_side(connection, second, buckets(start, noon), buckets(noon, end))
     with prepared(second) as cursor:
         total += _side_by_side(connection, second, units("conversation"), lambda _: _prepare_daily(cursor, day))
-        return total + _replace_daily(cursor, day)
+        return total + _replace_daily(cursor, day, began)
 
 
 # --- steps: each runs in a transaction of the caller ----------------------------------------------------------
@@ -212,8 +214,8 @@ def _prepare_daily(cursor: Cursor, day: date) -> Refreshed:
     return Refreshed()
 
 
-def _replace_daily(cursor: Cursor, day: date) -> Refreshed:
-    parameters = {"day": day, "unit_type": "conversation"}
+def _replace_daily(cursor: Cursor, day: date, began: datetime) -> Refreshed:
+    parameters = {"day": day, "unit_type": "conversation", "began": began}
     run(cursor, "distinct", parameters)
     cursor.execute("DELETE FROM metamon.daily_metrics WHERE day = %s", (day,))
     return Refreshed(daily_rows=run(cursor, "days", parameters))

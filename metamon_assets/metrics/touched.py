@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,6 +34,7 @@ CLOCKS = ("end", "start")  # completion buckets, since alerts wait for them, bef
 SHARE = 0.3  # of one core's time that each kind of work may take
 SECONDS = 1.0  # after which a drain starts no further bucket, so that the newest ones get their turn again
 LIVE = timedelta(minutes=30)  # buckets that live data touch; older ones are being caught up with
+MOST_NOTES = 200_000  # that one drain looks at
 IN_FLIGHT_EVERY = timedelta(seconds=60)
 _LOCK_TIMEOUT = "2s"  # a day that a run of the pipeline is computing waits for the next drain
 
@@ -109,7 +110,8 @@ def refresh_in_flight(connection: Connection, now: datetime) -> int:
             ((now - timedelta(days=1)).date(), current),
         )
         unsettled = [bucket for (bucket,) in cursor.fetchall()]
-    return refresh_completions(connection, [current, *unsettled], now)
+    # The current one on its own and first: a day before that somebody else computes must not keep it from being told.
+    return refresh_completions(connection, [current], now) + refresh_completions(connection, unsettled, now)
 
 
 def _work(connection: Connection, clock: str, now: datetime, seconds: float, share: float, drained: Drained) -> Drained:
@@ -123,11 +125,17 @@ def _work(connection: Connection, clock: str, now: datetime, seconds: float, sha
     started = time.monotonic()
     done: list[_Waiting] = []
     failed = 0
+    locked: set[date] = set()  # days that somebody else computes: to wait again for each of their buckets would hold up the live ones
     for bucket in _in_order(waiting, now):
         if len(done) >= 2 and time.monotonic() - started >= seconds:
             break
+        if bucket.start.date() in locked:
+            failed += 1
+            continue
         compute = partial(_compute, connection, clock, bucket, now)
-        refreshed = _attempt(connection, f"the bucket of {bucket.start:%Y-%m-%d %H:%M} ({clock})", compute)
+        refreshed = _attempt(
+            connection, f"the bucket of {bucket.start:%Y-%m-%d %H:%M} ({clock})", compute, partial(locked.add, bucket.start.date())
+        )
         if refreshed is None:
             failed += 1
             continue
@@ -155,7 +163,7 @@ def _compute(connection: Connection, clock: str, bucket: _Waiting, now: datetime
     return refreshed
 
 
-def _attempt(connection: Connection, what: str, work: Callable[[], T]) -> T | None:
+def _attempt(connection: Connection, what: str, work: Callable[[], T], when_locked: Callable[[], None] | None = None) -> T | None:
     """The work's result; None when it could not be done, which is logged: it is tried again the next time."""
     import psycopg2
 
@@ -163,6 +171,8 @@ def _attempt(connection: Connection, what: str, work: Callable[[], T]) -> T | No
         return work()
     except psycopg2.errors.LockNotAvailable:
         logger.info("%s is being computed by somebody else and waits", what)
+        if when_locked is not None:
+            when_locked()
     except psycopg2.Error:
         if connection.closed:
             raise
@@ -173,13 +183,14 @@ def _attempt(connection: Connection, what: str, work: Callable[[], T]) -> T | No
 def _waiting(connection: Connection, clock: str, now: datetime) -> list[_Waiting]:
     """What waits and has begun, five minutes each by the clock of ends and whole quarters of an hour by that of starts.
 
-    By the numbers of the notes, not up to the highest of them: a lower one may be committed later.
+    By the numbers of the notes, not up to the highest of them: a lower one may be committed later. The newest notes only:
+    while no feed runs, what is sent here leaves millions a day.
     """
     with connection, connection.cursor() as cursor:
         cursor.execute(
-            "SELECT bucket_start, array_agg(touch_id), min(touched_at) FROM metamon.touched_buckets"
-            " WHERE clock = %s AND bucket_start <= %s GROUP BY bucket_start",
-            (clock, now),
+            "SELECT bucket_start, array_agg(touch_id), min(touched_at) FROM (SELECT * FROM metamon.touched_buckets"
+            " WHERE clock = %s AND bucket_start <= %s ORDER BY touch_id DESC LIMIT %s) newest GROUP BY bucket_start",
+            (clock, now, MOST_NOTES),
         )
         found = cursor.fetchall()
     waiting: dict[datetime, _Waiting] = {}
@@ -211,7 +222,7 @@ def _rest(connection: Connection, work: str, share: float) -> float:
         row = cursor.fetchone()
     if row is None:
         return 0.0
-    since, took = row
+    since, took = min(row[0], 0.0), row[1]  # not after now: the server's clock may have been set back
     pause = IN_FLIGHT_EVERY.total_seconds() if work == "in_flight" else took * (1 / share - 1)
     return float(since + pause)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from metamon_assets.supervisor.home import lock
+from metamon_assets import log
+from metamon_assets.supervisor.home import lock, write_state
 from metamon_assets.supervisor.plan import DAGSTER_DAEMON
 from metamon_assets.supervisor.processes import Elsewhere
 from metamon_assets.supervisor.run import LOOK_SECONDS
@@ -26,6 +28,8 @@ def watch(settings: Settings, stopping: threading.Event, watchdog: Watchdog, loo
     """
     others = [Elsewhere("feed", "feed"), Elsewhere("web", "web"), Elsewhere("daemon", DAGSTER_DAEMON)]
     with lock(settings.home):
+        # Without the process id: who reads this may be in another container, where another process has it.
+        write_state(settings.home, {"watching": True, "since": log.timestamp(datetime.now(UTC))})
         logger.info("Watching %s", ", ".join(one.name for one in others))
         while not stopping.is_set():
             before = watchdog.findings

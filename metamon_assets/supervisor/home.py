@@ -29,7 +29,7 @@ class SupervisorError(MetamonError):
 def lock(home: Path) -> Iterator[None]:
     """Hold the home's supervisor lock. Raises SupervisorError when another supervisor has it."""
     home.mkdir(parents=True, exist_ok=True)
-    with _lock_file(home).open("a") as file:
+    with os.fdopen(os.open(_lock_file(home), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "a") as file:  # who may read it may hold it
         if not _take(file):
             other = read_state(home) or {}
             raise SupervisorError(
@@ -103,6 +103,8 @@ def down(settings: Settings, progress: Progress, timeout_seconds: float = 90.0) 
 
 
 def _stop_supervisor(home: Path, state: dict[str, Any], timeout_seconds: float) -> None:
+    if state.get("watching"):
+        raise SupervisorError(f"Only `metamon watch` runs in {home}, since {state['since']}: stop it where it was started.")
     if "pid" not in state:
         raise SupervisorError(f"The supervisor of {home} is still starting: try again in a moment.")
     pid = int(state["pid"])

@@ -12,7 +12,7 @@ import os
 import re
 import select
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -37,9 +37,14 @@ class Journal:
 
     def __init__(self, path: Path, progress: Callable[[str], None]) -> None:
         self.path = path
-        self.secrets: list[str] = []
+        self._hidden: list[bytes] = []
         self._file = log.RotatedFile(path)
         self._progress = progress
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """From now on these become asterisks, as they are and as they stand in JSON."""
+        forms = {form for secret in secrets for form in (secret.encode(), orjson.dumps(secret)[1:-1])}
+        self._hidden = sorted(forms, key=len, reverse=True)
 
     def tell(self, text: str, level: str = "info", **fields: Any) -> None:
         """Say it to who started us, and to the log."""
@@ -49,8 +54,8 @@ class Journal:
 
     def write(self, line: bytes) -> None:
         """Add a line to the log; secrets that are known become asterisks."""
-        for secret in self.secrets:
-            line = line.replace(secret.encode(), b"***")
+        for secret in self._hidden:
+            line = line.replace(secret, b"***")
         self._file.write(line)
 
     @property
@@ -82,7 +87,10 @@ class Reader(threading.Thread):
                 part = os.read(descriptor, 65_536)
                 if not part:
                     break
-                self._records.feed(part)
+                try:
+                    self._records.feed(part)
+                except Exception as error:  # noqa: BLE001 - a pipe that nobody drains would stop the child
+                    self._records.give_up(error)
             self._records.close()
 
 
@@ -126,6 +134,12 @@ class Records:
                 self._pending["message"] = self._pending["message"] or _last_sentence(text)
         self._write(log.to_line(self._pending))
         self._pending, self._more, self._size, self._open = None, [], 0, False
+
+    def give_up(self, error: Exception) -> None:
+        """What came last cannot be made a record: say so, and begin anew with the next line."""
+        self._line.clear()
+        self._pending, self._more, self._size, self._open, self._cut = None, [], 0, False, 0
+        self._write(log.to_line(log.record("warning", self._component, f"What it printed cannot be shown ({type(error).__name__})")))
 
     def close(self) -> None:
         """The child has ended."""
@@ -188,9 +202,8 @@ def parse(text: str, component: str) -> tuple[log.Record | None, More]:
             return found, "none"
     if dagster := DAGSTER_LINE.match(text):
         moment, zone, logger, level, message = dagster.groups()
-        when = datetime.strptime(f"{moment} {zone}", "%Y-%m-%d %H:%M:%S %z")
         return {
-            "time": log.timestamp(when),
+            "time": _time(f"{moment}{zone}"),
             "level": level.lower(),
             "component": component,
             "message": message,
@@ -204,7 +217,10 @@ def parse(text: str, component: str) -> tuple[log.Record | None, More]:
 
 
 def _from_json(text: str, component: str) -> log.Record | None:
-    """A record of ours, or one of Dagster's (structlog: event, timestamp, exception)."""
+    """A record of ours, or one of Dagster's (structlog: event, timestamp, exception).
+
+    Whose it is says the pipe that it came through: what a line says of itself may have been written by a stranger.
+    """
     try:
         entry = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -215,11 +231,11 @@ def _from_json(text: str, component: str) -> log.Record | None:
         return None
     if isinstance(exception := entry.pop("exception", None), str):
         entry["traceback"] = exception
-    named = entry.pop("component", None)
+    entry.pop("component", None)
     return {
         "time": _time(entry.pop("time", None) or entry.pop("timestamp", None)),
         "level": _level(level),
-        "component": named if isinstance(named, str) else component,
+        "component": component,
         "message": message,
         **entry,
     }
@@ -240,6 +256,6 @@ def _time(value: Any) -> str:
     """ISO 8601 with a zone as it is, made UTC; anything else is now."""
     try:
         moment = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        moment = datetime.now(UTC)
-    return log.timestamp(moment.replace(tzinfo=moment.tzinfo or UTC))
+        return log.timestamp(moment.replace(tzinfo=moment.tzinfo or UTC))
+    except (TypeError, ValueError, OverflowError):
+        return log.timestamp(datetime.now(UTC))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -56,8 +57,13 @@ def standard_plan(settings: Settings, progress: Progress, definitions: str = DEF
         Child("webserver", webserver, needs_port=code_port),
         Child("daemon", daemon, needs_port=code_port, beat=DAGSTER_DAEMON),
     ]
-    everywhere = settings.web.host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not listened on
-    return Plan(children, f"http://{LOOPBACK}:{ui_port}", f"http://{LOOPBACK if everywhere else settings.web.host}:{web_port}")
+    return Plan(children, _address(LOOPBACK, ui_port), _address(settings.web.host, web_port))
+
+
+def _address(host: str, port: int) -> str:
+    """Where people on this machine find what listens on ``host``."""
+    host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)  # noqa: S104 - compared, not listened on
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _chosen_port(wanted: int, host: str, what: str, progress: Progress) -> int:
@@ -74,8 +80,11 @@ def free_port(wanted: int = 0, host: str = LOOPBACK) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
-            except OSError:
-                continue
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    continue
+                reason = error.strerror or str(error)
+                raise SupervisorError(f"Nothing can listen on {host} port {port} ({reason}): correct web.host or the port.") from error
             return int(probe.getsockname()[1])
     raise SupervisorError(f"No port from {wanted} to {wanted + 99} is free on {host}: set another ui_port or web.port in metamon.yaml.")
 
@@ -85,7 +94,7 @@ def dagster_environment(settings: Settings) -> dict[str, str]:
     from metamon_assets.warehouse import server
 
     folder = settings.dagster_home
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what runs print is kept there
     source = instance_file()
     first_line = source.read_text().splitlines()[0]
     copy = folder / "dagster.yaml"

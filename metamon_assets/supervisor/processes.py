@@ -161,7 +161,7 @@ class Guard:
     """The supervisor's end of the pipe to the guard process."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen([sys.executable, "-c", GUARD], stdin=subprocess.PIPE, start_new_session=True)
+        self._process = subprocess.Popen([sys.executable, "-P", "-c", GUARD], stdin=subprocess.PIPE, start_new_session=True)
 
     def watch(self, group: int) -> None:
         """End this group of processes if the supervisor dies."""

@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from metamon_assets import log
 from metamon_assets.supervisor.home import lock, write_state
@@ -60,8 +60,9 @@ class Supervisor:
         with server.ready(self.settings, journal.tell):
             server.prepare_dagster_storage(self.settings)
             environment = dagster_environment(self.settings) | {"METAMON_LOG": "json", "PYTHONFAULTHANDLER": "1"}
-            journal.secrets = _secrets(self.settings, environment)
-            watch = _Watch(self, self.plan(self.settings, journal.tell), environment, journal)
+            journal.hide(_secrets(self.settings, environment))
+            plan = self.plan(self.settings, journal.tell)
+            watch = _Watch(self, plan, environment | {"METAMON_UI_URL": plan.ui}, journal)
             try:
                 while not self._stopping:
                     watch.turn(time.monotonic())
@@ -238,7 +239,8 @@ def _secrets(settings: Settings, environment: dict[str, str]) -> list[str]:
     """The values of secrets that we know, to be hidden should a child print one."""
     named = re.findall(r'"env:(\w+)"', settings.model_dump_json())
     urls = [environment.get(name, "") for name in ("METAMON_DATABASE_URL", "METAMON_DAGSTER_DATABASE_URL", "METAMON_DAGSTER_URL")]
-    values = {environment.get(name, "") for name in named} | {urlsplit(url).password or "" for url in urls}
+    passwords = [urlsplit(url).password or "" for url in urls]
+    values = {environment.get(name, "") for name in (*named, "METAMON_WEBHOOK_SECRET")} | {*passwords, *map(unquote, passwords)}
     return [value for value in values if len(value) >= SECRET_LENGTH]
 
 

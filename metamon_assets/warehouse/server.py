@@ -66,7 +66,7 @@ def running(settings: Settings, progress: Progress = logger.info) -> Iterator[st
     if not settings.home.exists():
         settings.home.mkdir(parents=True)
         settings.home.chmod(0o755)  # whatever the umask says: started by root, the server's user has to pass through
-    users = os.open(settings.home / "postgres.users", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    users = os.open(settings.home / "postgres.users", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(users, fcntl.LOCK_SH)  # waits while the last user before us stops the server
         server.start()

@@ -57,6 +57,7 @@ def create_app(settings: Settings, database_url: str) -> FastAPI:
         description=DESCRIPTION,
         docs_url=None,  # the usual pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # a redirection would lead to whatever host the request names, and from https to http
         lifespan=_lifespan,
     )
     app.state.settings = settings

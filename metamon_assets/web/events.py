@@ -18,6 +18,7 @@ from metamon_assets.config.sources import SourcePart
 from metamon_assets.traces.configured import rules_for
 from metamon_assets.traces.events import REPORTED, Event, report
 from metamon_assets.web.auth import require
+from metamon_assets.web.envelope import read_body
 from metamon_assets.web.problems import documented, problem, request_id
 from metamon_assets.web.tokens import Role, Token
 
@@ -25,11 +26,15 @@ if TYPE_CHECKING:
     from metamon_assets.traces.ledger import LedgerEntry
 
 MOST_EVENTS = 1_000  # of one request
+MOST_BYTES = 2**20  # of one request: JSON is read in one go, while everybody else waits
+MOST_METADATA = 16 * 1024  # bytes of an event's metadata as JSON, since a page has up to a thousand events
 AHEAD = timedelta(minutes=10)  # clocks differ by minutes; an event of tomorrow is a mistake
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 PAGE = 100
 LONGEST_PAGE = 1_000
 EventKind: TypeAlias = Literal["deployment", "version", "model", "prompt", "configuration", "incident", "other"]
+LONGEST_ID = 500  # characters
+WEBHOOK_IDS = ("github:", "gitlab:")  # what these begin is signed: a token for sending data must not write over it
 # Control characters have no meaning in any of these, and NUL cannot be stored.
 Text: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Url: TypeAlias = Annotated[str, StringConstraints(max_length=2_000, pattern=r"^https?://[^\x00-\x20\x7f]+$")]
@@ -41,7 +46,21 @@ def _plausible(time: datetime) -> datetime:
     return time.astimezone(UTC)
 
 
+def _small(metadata: dict[str, Any]) -> dict[str, Any]:
+    if len(orjson.dumps(metadata)) > MOST_METADATA:
+        raise ValueError(f"metadata has more than {MOST_METADATA:,} bytes as JSON: keep what explains the event, and link to the rest")
+    return metadata
+
+
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the time lies outside the years 1 to 9999") from None
+
+
 Time: TypeAlias = Annotated[AwareDatetime, AfterValidator(_plausible)]
+Moment: TypeAlias = Annotated[AwareDatetime, AfterValidator(_in_utc)]  # zones that Postgres does not take (+23:59) among them
 router = APIRouter(prefix="/v1/events", tags=["events"])
 
 
@@ -68,7 +87,7 @@ class NewEvent(BaseModel):
     """What stays the same when the event is sent again; none: its content is its identity."""
     project: Text = "default"
     """Project it belongs to."""
-    metadata: dict[str, JsonValue] = Field(default={}, max_length=50)
+    metadata: Annotated[dict[str, JsonValue], Field(max_length=50), AfterValidator(_small)] = {}
     """Anything else."""
 
     def event(self) -> Event:
@@ -153,8 +172,10 @@ _BODY = {
 )
 async def post_events(request: Request, _: Annotated[Token, Depends(require(Role.INGEST))]) -> Accepted:
     """Sending an event again changes nothing: it is known by its id, else by its content and time (none: within an hour)."""
-    given = parse_json(await request.body())  # after the token was looked at, unlike a declared body
+    given = parse_json(await read_body(request, MOST_BYTES))  # after the token was looked at, unlike a declared body
     events = _EVENTS.validate_python(given if isinstance(given, list) else [given])
+    if any(event.id is not None and event.id.startswith(WEBHOOK_IDS) for event in events):
+        raise HTTPException(422, f"Ids that begin with {' or '.join(WEBHOOK_IDS)} are the webhook's: choose another.")
     entry = await run_in_threadpool(store, request, [event.event() for event in events])
     return Accepted.of(entry)
 
@@ -163,8 +184,8 @@ async def post_events(request: Request, _: Annotated[Token, Depends(require(Role
 def get_events(
     request: Request,
     _: Annotated[Token, Depends(require(Role.VIEWER))],
-    start: Annotated[AwareDatetime | None, Query(alias="from", description="First time, inclusive.")] = None,
-    end: Annotated[AwareDatetime | None, Query(alias="to", description="Last time, exclusive.")] = None,
+    start: Annotated[Moment | None, Query(alias="from", description="First time, inclusive.")] = None,
+    end: Annotated[Moment | None, Query(alias="to", description="Last time, exclusive.")] = None,
     agent: Annotated[Text | None, Query(description="Events of this agent, and those that concern all.")] = None,
     cursor: Annotated[str | None, Query(max_length=4_000, description="next_cursor of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE, description="Events on a page.")] = PAGE,
@@ -226,4 +247,4 @@ def read_cursor(text: str) -> tuple[datetime, str, str, str]:
     return found
 
 
-_PLACE: TypeAdapter[tuple[AwareDatetime, str, str, str]] = TypeAdapter(tuple[AwareDatetime, str, str, str])
+_PLACE: TypeAdapter[tuple[datetime, str, str, str]] = TypeAdapter(tuple[Moment, str, str, str])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from metamon_assets.warehouse.connection import Connection
 
 FEED = "feed"
-FEED_SILENT_SECONDS = 180.0  # a feed that has not been heard of for longer is down
+FEED_SILENT_SECONDS = 180.0  # a feed that has not been heard of for longer is most likely down
 STARTED = time.monotonic()
 router = APIRouter(tags=["health"])
 PUBLIC: dict[str, Any] = {"security": []}
@@ -35,13 +35,13 @@ class Alive(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether everything that this server needs is there."""
+    """Whether everything that this server itself needs is there. Sending traffic elsewhere would not bring back a silent feed."""
 
     status: Literal["ready", "not ready"]
     reasons: list[str]
     """What is missing, and how to mend it."""
     feed_age_seconds: float | None = None
-    """Seconds since the live feed was last heard of; null when it never was."""
+    """Seconds since the live feed was last heard of (in /metrics: metamon_heartbeat_age_seconds); null when it never was."""
 
 
 @router.get("/healthz", summary="Whether the process is alive; asks nobody else", openapi_extra=PUBLIC)
@@ -52,12 +52,12 @@ async def healthz() -> Alive:
 
 @router.get(
     "/readyz",
-    summary="Whether database, tables and live feed are as they should be",
+    summary="Whether the database answers and has the tables of this version",
     openapi_extra=PUBLIC,
     responses={503: {"model": Readiness, "description": "Something is missing; the reasons say what"}},
 )
 def readyz(request: Request) -> Response:
-    """Ready: the database answers, has the tables of this version, and a live feed that ever ran was heard of lately."""
+    """Ready: the database answers and has the tables of this version. How long the live feed has been silent is told beside it."""
     found = readiness(request)
     return JSONResponse(found.model_dump(), 200 if found.status == "ready" else 503)
 
@@ -91,13 +91,11 @@ def readiness(request: Request) -> Readiness:
         return _not_ready(str(error))
     except psycopg2.Error:
         return _not_ready("the database cannot be reached: `metamon doctor` says why")
-    if age is not None and age > FEED_SILENT_SECONDS:
-        return _not_ready(f"the live feed has not been heard of for {age:.0f} seconds: see its log, start it with `metamon feed`", age)
     return Readiness(status="ready", reasons=[], feed_age_seconds=age)
 
 
-def _not_ready(reason: str, feed_age: float | None = None) -> Readiness:
-    return Readiness(status="not ready", reasons=[reason], feed_age_seconds=feed_age)
+def _not_ready(reason: str) -> Readiness:
+    return Readiness(status="not ready", reasons=[reason])
 
 
 def _age_of(connection: Connection, component: str) -> float | None:

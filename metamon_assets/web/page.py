@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from metamon_assets.web.health import PUBLIC, readiness
+from metamon_assets.web.health import FEED_SILENT_SECONDS, PUBLIC, readiness
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -31,7 +31,8 @@ def front_page(request: Request) -> HTMLResponse:
         state=state,
         feed=None if state.feed_age_seconds is None else ago(state.feed_age_seconds),
         address=settings.web.public_url or str(request.base_url).rstrip("/"),
-        dagster=f"http://127.0.0.1:{settings.ui_port}",
+        feed_silent=(state.feed_age_seconds or 0) > FEED_SILENT_SECONDS,
+        dagster=settings.ui_url or f"http://127.0.0.1:{settings.ui_port}",
     )
     return HTMLResponse(page, headers={"Content-Security-Policy": policy(page)})
 

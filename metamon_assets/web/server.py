@@ -25,6 +25,7 @@ STOP_SECONDS = 5  # for requests under way
 IDLE_SECONDS = 15  # for a connection without a request
 MOST_CONNECTIONS = 500
 BACKLOG = 256  # connections that wait to be accepted
+SAME_TEXT_SECONDS = 60  # between two lines of uvicorn that say the same
 LONGEST_HEAD = 32 * 1024  # bytes of a request's line and headers
 
 
@@ -56,10 +57,13 @@ def configured(app: FastAPI) -> uvicorn.Server:
     """The server with its limits; it gets its socket when it runs."""
     import uvicorn
 
+    from metamon_assets.web.connections import BoundedProtocol
+
+    logging.getLogger("uvicorn.error").addFilter(_seldom)
     return uvicorn.Server(
         uvicorn.Config(
             app,
-            http="h11",  # bounds the head of a request
+            http=BoundedProtocol,  # h11, which bounds the head of a request
             h11_max_incomplete_event_size=LONGEST_HEAD,
             ws="none",
             log_config=None,
@@ -71,6 +75,14 @@ def configured(app: FastAPI) -> uvicorn.Server:
             timeout_graceful_shutdown=STOP_SECONDS,
         )
     )
+
+
+def _seldom(entry: logging.LogRecord, last: dict[str, float] = {}) -> bool:  # noqa: B006 - what it remembers
+    """Lets each text through once a minute: what strangers cause as often as they like must not push all else out of the log."""
+    if entry.levelno <= logging.WARNING and entry.created - last.get(entry.msg, 0.0) < SAME_TEXT_SECONDS:
+        return False
+    last[entry.msg] = entry.created
+    return True
 
 
 def listen(host: str, port: int) -> socket.socket:

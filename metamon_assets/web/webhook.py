@@ -1,7 +1,9 @@
 """``POST /v1/webhooks/git``: deployments as GitHub and GitLab tell them (IN-13).
 
 Here belongs checking the signature and picking an event out of a payload. Ids are made from what was deployed, which
-the signature covers, so a delivery that comes twice, by the host or by somebody who recorded it, changes nothing.
+GitHub's signature covers, and from the agent in the address, so that one repository can deploy several and a delivery
+that comes twice changes nothing. The address is not signed: somebody who recorded a delivery could repeat it for another
+agent, and GitLab's token is no signature at all. So let the host deliver over TLS.
 """
 
 from __future__ import annotations
@@ -21,13 +23,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from metamon_assets.traces.events import Event
 from metamon_assets.web.auth import client_address
-from metamon_assets.web.events import Accepted, NewEvent, Text, parse_json, store
+from metamon_assets.web.envelope import read_body
+from metamon_assets.web.events import LONGEST_ID, Accepted, NewEvent, Text, parse_json, store
 from metamon_assets.web.problems import documented
 
 if TYPE_CHECKING:
     from metamon_assets.config import Settings
 
 SECRET_VARIABLE = "METAMON_WEBHOOK_SECRET"  # noqa: S105 - the variable's name
+MOST_BYTES = 5 * 2**20  # deployments have some kilobytes, pushes of many commits more
 Payload = Mapping[str, Any]
 router = APIRouter(prefix="/v1/webhooks", tags=["events"])
 
@@ -56,7 +60,7 @@ async def git(
     secret = webhook_secret(request.app.state.settings)
     if secret is None:
         raise HTTPException(503, f"Webhooks are off: name their secret in metamon.yaml (web.webhook_secret), or set {SECRET_VARIABLE}.")
-    body = await request.body()
+    body = await read_body(request, MOST_BYTES)  # nobody has shown yet who they are
     if not signed(request.headers, body, secret):
         request.app.state.access.failed(client_address(request))
         raise HTTPException(401, "The signature (GitHub) or the token (GitLab) is not that of this server's secret.")
@@ -162,6 +166,7 @@ def _read(read: Callable[[Payload], dict[str, Any] | None], payload: Payload, ag
         repository = payload.get("repository") or payload["project"]
         name = repository.get("full_name") or repository["path_with_namespace"]
         metadata = {"repository": name, **said.pop("metadata")}
+        said["id"] = said["id"] if agent is None else f"{said['id']}:{agent}"[:LONGEST_ID]
         return _EVENT.validate_python({"kind": "deployment", "agent": agent, "project": "default", "metadata": metadata, **said}).event()
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, OSError) as error:
         where = f"{error.errors()[0]['loc']}" if isinstance(error, ValidationError) else type(error).__name__
@@ -175,7 +180,10 @@ def _json_of(content_type: str, body: bytes) -> bytes:
     """The JSON of a delivery; GitHub's default is to send it as a field of a form."""
     if not content_type.startswith("application/x-www-form-urlencoded"):
         return body
-    return dict(parse_qsl(body.decode("utf-8", "replace"), max_num_fields=10)).get("payload", "").encode()
+    try:
+        return dict(parse_qsl(body.decode("utf-8", "replace"), max_num_fields=10)).get("payload", "").encode()
+    except ValueError:
+        raise HTTPException(400, "The form has more fields than one of a Git host.") from None
 
 
 def _login(user: Payload | None) -> str | None:

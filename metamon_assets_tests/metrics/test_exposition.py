@@ -176,6 +176,14 @@ def test_growth_goes_on_over_midnight() -> None:
     assert len(growth._highest) == 2
 
 
+def test_names_that_are_gone_are_forgotten() -> None:
+    growth = Growth()
+    growth.take({})
+    for number in range(10):
+        growth.take({(date(2026, 8, 1 + number), "requests", ("agent", f"agent-{number}")): 1.0})
+    assert {labels[1] for labels, _ in growth.of("requests")} == {"agent-8", "agent-9"}
+
+
 @pytest.mark.parametrize(
     ("now", "five", "fifteen"),
     [("12:00:59", "11:50", "11:30"), ("12:01:00", "11:55", "11:45"), ("12:16:00", "12:10", "12:00"), ("00:00:30", "23:50", "23:30")],

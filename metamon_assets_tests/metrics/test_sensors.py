@@ -10,9 +10,11 @@ import dagster as dg
 import pytest
 
 from metamon_assets import jobs
+from metamon_assets.metrics import rollups
 from metamon_assets.metrics.sensors import late_data_sensor, late_days
 from metamon_assets.warehouse import connect
 from metamon_assets.warehouse.resources import Warehouse
+from metamon_assets_tests.metrics.test_completions import run, write
 
 DAY = date(2026, 8, 20)
 
@@ -76,6 +78,30 @@ def test_a_read_that_runs_is_waited_for(books: Books) -> None:
     books.ended(running)
     days, position = books.late(first)
     assert (set(days), position) == ({DAY - timedelta(days=1), DAY - timedelta(days=2)}, running + 1)
+
+
+def test_what_arrives_while_its_day_is_computed_is_late(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The day's rows are written last, from what was read first."""
+    start = rollups.midnight(DAY)
+    write(books.connection, [run("early", start, 10)])
+    prepare, arrived = rollups._prepare_daily, []
+
+    def arriving(cursor: Any, day: date) -> rollups.Refreshed:
+        prepared = prepare(cursor, day)
+        other = Books(books.url)
+        write(other.connection, [run("late", start, 10)])
+        arrived.append(other.read(DAY, by=None))
+        with other.connection, other.connection.cursor() as another:
+            another.execute("UPDATE metamon.ingestion_ledger SET finished_at = clock_timestamp()")
+        other.connection.close()
+        return prepared
+
+    monkeypatch.setattr(rollups, "_prepare_daily", arriving)
+    rollups.refresh_days(books.connection, [DAY], start + timedelta(days=1))
+    assert books.late()[0] == {DAY: arrived[0]}
+    monkeypatch.setattr(rollups, "_prepare_daily", prepare)
+    rollups.refresh_days(books.connection, [DAY], start + timedelta(days=1))
+    assert books.late()[0] == {}
 
 
 def test_many_days_are_handled_in_parts_and_none_is_lost(books: Books) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -316,6 +317,61 @@ def test_a_day_that_is_being_computed_waits(database: str) -> None:
         cursor.execute("SELECT pg_advisory_unlock_all()")
     rested(connection)
     assert drain(connection, NOW).buckets == 1
+
+
+def test_a_day_that_is_being_computed_is_waited_for_once_in_a_drain(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection, daily = connect(database), connect(database)
+    monkeypatch.setattr(touched, "_LOCK_TIMEOUT", "300ms")
+    quarters = [START - timedelta(days=1) + n * timedelta(minutes=15) for n in range(12)]
+    write(connection, [run(str(moment), moment, 10) for moment in [START, *quarters]])
+    touch(connection, *((moment, "start") for moment in [START, START - timedelta(minutes=15), *quarters]))
+    with daily, daily.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (f"rollups:{quarters[0].date()}",))
+    began = time.monotonic()
+    drained = drain(connection, NOW, clocks=["start"], seconds=60.0)
+    assert time.monotonic() - began < 2.0  # twelve times the lock's would be more
+    assert (drained.buckets, drained.failed, drained.waiting) == (2, 12, 12)
+    with daily, daily.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_unlock_all()")
+    rested(connection)
+    assert drain(connection, NOW, clocks=["start"], seconds=60.0).waiting == 0
+
+
+def test_a_server_whose_clock_was_set_back_does_not_rest_until_it_has_caught_up(database: str) -> None:
+    connection = connect(database)
+    write(connection, [run("a", START, 10)])
+    touch(connection, (START, "end"))
+    drain(connection, NOW)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE metamon.bucket_refreshes SET finished_at = finished_at + interval '1 hour'")
+    touch(connection, (START, "end"))
+    assert drain(connection, NOW).wait_seconds < 60
+
+
+def test_what_is_in_flight_is_told_though_an_unsettled_day_is_locked(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection, daily = connect(database), connect(database)
+    monkeypatch.setattr(touched, "_LOCK_TIMEOUT", "300ms")
+    midnight = START.replace(hour=0)
+    write(connection, [run("hangs", midnight - timedelta(minutes=3), None, "pending")])
+    refresh_completions(connection, [midnight - BUCKET], midnight - timedelta(minutes=1))
+    with daily, daily.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (f"completions:{(midnight - BUCKET).date()}",))
+    drain(connection, midnight + timedelta(minutes=2), clocks=["end"])
+    assert flying(connection, midnight) is not None
+    daily.close()
+
+
+def test_a_drain_looks_at_the_newest_notes_and_the_others_have_their_turn(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = connect(database)
+    monkeypatch.setattr(touched, "MOST_NOTES", 2)
+    write(connection, [run(f"r{n}", START + n * BUCKET, 10) for n in range(3)])
+    touch(connection, *((START + n * BUCKET, "end") for n in (0, 1, 2, 2)))
+    assert drain(connection, NOW, clocks=["end"]).completion_buckets == 1
+    assert waiting(connection) == [(START, "end"), (START + BUCKET, "end")]
+    rested(connection)
+    drain(connection, NOW, clocks=["end"])
+    assert waiting(connection) == []
+    assert buckets(connection, "completion_metrics", "completed") == [(START + n * BUCKET, 1) for n in range(3)]
 
 
 def test_buckets_of_the_future_wait_and_old_ones_have_no_five_minutes(database: str) -> None:

@@ -57,10 +57,11 @@ class Web:
 
 
 @contextmanager
-def served(database_url: str, **web: Any) -> Iterator[Web]:
+def served(database_url: str, ui_url: str | None = None, **web: Any) -> Iterator[Web]:
     """The application, served until the block ends."""
     settings = Settings.load({"METAMON_HOME": "/nonexistent/home"})
-    settings = settings.model_copy(update={"web": settings.web.model_copy(update={"max_request_bytes": MAX_BYTES, **web})})
+    changed = settings.web.model_copy(update={"max_request_bytes": MAX_BYTES, **web})
+    settings = settings.model_copy(update={"ui_url": ui_url, "web": changed})
     app = create_app(settings, database_url)
     server = configured(app)
     with listen("127.0.0.1", 0) as listening:

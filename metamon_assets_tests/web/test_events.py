@@ -328,3 +328,32 @@ def test_the_secret_of_the_configuration_goes_first(database: str, monkeypatch: 
     with served(database, webhook_secret=Secret("GIT_SECRET")) as web:
         assert deliver(web, "release", GITHUB["release"]).status_code == 401
         assert deliver(web, "release", GITHUB["release"], secret="from the configuration").json()["new"] == 1
+
+
+def test_one_repository_may_deploy_several_agents(hooked: Web) -> None:
+    body = json.dumps(GITHUB["release"]).encode()
+    signature = "sha256=" + hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
+    headers = {"X-GitHub-Event": "release", "X-Hub-Signature-256": signature}
+    with hooked.client() as client:
+        for agent in ("support", "sales", "a" * 500):
+            assert client.post("/v1/webhooks/git", params={"agent": agent}, content=body, headers=headers).json()["new"] == 1
+        assert client.post("/v1/webhooks/git", params={"agent": "sales"}, content=body, headers=headers).json()["unchanged"] == 1
+    assert {row[1] for row in stored(hooked)} == {"support", "sales", "a" * 500}
+
+
+def test_a_token_for_sending_does_not_write_over_what_was_signed(hooked: Web) -> None:
+    deliver(hooked, "release", GITHUB["release"])
+    ((signed,),) = hooked.query("SELECT event_id FROM metamon.events")
+    with hooked.client(hooked.token("ingest")) as client:
+        answer = client.post("/v1/events", json={"kind": "deployment", "id": signed, "version": "forged"})
+    assert answer.status_code == 422
+    assert "webhook's" in answer.json()["detail"]
+    assert stored(hooked)[0][2] != "forged"
+
+
+def test_a_form_with_too_many_fields_is_refused(hooked: Web) -> None:
+    body = "&".join(f"field{number}=1" for number in range(20)).encode()
+    signature = "sha256=" + hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
+    headers = {"X-GitHub-Event": "push", "X-Hub-Signature-256": signature, "Content-Type": "application/x-www-form-urlencoded"}
+    with hooked.client() as client:
+        assert client.post("/v1/webhooks/git", content=body, headers=headers).status_code == 400

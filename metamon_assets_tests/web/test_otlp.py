@@ -115,6 +115,15 @@ def test_gzip_is_unpacked_whole(server: Server, database: str) -> None:
         assert (answer.status_code, "not gzip" in answer.json()["message"]) == (400, True)
 
 
+def test_gzip_of_very_many_empty_members_takes_time_in_proportion() -> None:
+    def seconds(members: int) -> float:
+        began = time.process_time()
+        assert otlp._unpacked(gzip.compress(b"") * members, 1_000) == b""
+        return time.process_time() - began
+
+    assert seconds(80_000) < 8 * seconds(20_000)  # sixteen times as long where each member copies the rest
+
+
 def test_an_empty_body_is_an_empty_request(server: Server) -> None:
     for content_type in (PROTOBUF, JSON):
         assert post(server, b"", content_type=content_type).status_code == 200

@@ -21,10 +21,11 @@ from click.testing import CliRunner, Result
 from prometheus_client.parser import text_string_to_metric_families
 
 from metamon_assets.cli import main
+from metamon_assets.config import Settings
 from metamon_assets.warehouse.postgres import ADMINISTRATOR, EmbeddedPostgres
 from metamon_assets.web.page import ago
 from metamon_assets.web.server import WebError, address, listen
-from metamon_assets_tests.web.conftest import Web
+from metamon_assets_tests.web.conftest import Web, served
 
 METAMON = str(Path(sysconfig.get_path("scripts")) / "metamon")
 HTTP_METHODS = ("get", "post", "put", "patch", "delete")
@@ -153,6 +154,14 @@ def test_nothing_is_loaded_from_elsewhere(shared: Web) -> None:
     assert "unsafe" not in page.headers["Content-Security-Policy"]
     for shown in ("/healthz", "/readyz", "/openapi.json", "metamon token create", "metamon report", "ready"):
         assert shown in page.text
+
+
+def test_the_page_leads_to_where_dagster_is(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`metamon up` may have found the configured port taken; it tells its children where it went."""
+    monkeypatch.setenv("METAMON_UI_URL", "http://127.0.0.1:3007")
+    assert Settings.load().ui_url == "http://127.0.0.1:3007"
+    with served(database, ui_url="http://127.0.0.1:3007") as web, web.client() as client:
+        assert '<a href="http://127.0.0.1:3007">' in client.get("/").text
 
 
 @pytest.mark.parametrize(
