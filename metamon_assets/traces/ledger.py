@@ -118,17 +118,20 @@ def open_entry(
     return LedgerEntry(ledger_id, source, project, kind, window)
 
 
-def receiving_entry(cursor: Cursor, source: str, project: str, kind: Kind, started_at: datetime) -> LedgerEntry:
-    """A live entry for what is sent here, in the caller's transaction, to be given to ``write_entry`` with each commit.
+def receiving_entry(connection: Connection, source: str, project: str, kind: Kind) -> LedgerEntry:
+    """A live entry for what is sent here, to be given to ``write_entry`` with each commit.
 
+    It is committed before the first rows are, since whoever reads the ledger up to its newest entry would pass over one
+    with a lower number that appears later; and begins by the server's clock, by which it is told whether it still grows.
     It is never ``running``: what was not committed was not acknowledged either, so nothing of it can be lost.
     """
-    cursor.execute(
-        "INSERT INTO metamon.ingestion_ledger (source, project, kind, started_at, status, live)"
-        " VALUES (%s, %s, %s, %s, 'empty', true) RETURNING ledger_id",
-        (source, project, kind.value, started_at),
-    )
-    return LedgerEntry(cursor.fetchone()[0], source, project, kind, None)  # type: ignore[index]
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO metamon.ingestion_ledger (source, project, kind, started_at, status, live)"
+            " VALUES (%s, %s, %s, statement_timestamp(), 'empty', true) RETURNING ledger_id",
+            (source, project, kind.value),
+        )
+        return LedgerEntry(cursor.fetchone()[0], source, project, kind, None)  # type: ignore[index]
 
 
 def close_entry(cursor: Cursor, entry: LedgerEntry) -> None:

@@ -510,7 +510,8 @@ _NOTE_INFERRED = (
     f"INSERT INTO changed_runs SELECT {', '.join(f't.{column}' for column in _NOTED.columns)}"
     " FROM metamon.traces t, trace_totals c WHERE t.run_id = c.run_id AND t.project = c.project AND t.day = c.day AND t.root_inferred"
 )
-# A span counts where its root is; a tool call also where itself is. By the clock of ends a run touches every bucket from its
+# A span counts where its root is; a tool call also where itself is, or, when it starts outside of its root's day, at that end
+# of the day. By the clock of ends a run touches every bucket from its
 # start to its end, or to now: it is in flight in all but the last.
 _TOUCH = """
     WITH roots AS (
@@ -522,10 +523,13 @@ _TOUCH = """
         UNION ALL
         SELECT t.start_time, t.end_time, t.status FROM metamon.traces t WHERE t.day = ANY(%(direct_days)s) AND t.source = %(source)s),
     runs AS (
-        SELECT start_time, end_time, status FROM roots
-        UNION ALL SELECT start_time, end_time, status FROM changed_runs WHERE parent_run_id IS NOT NULL AND run_type = 'tool'),
+        SELECT start_time AS counted_at, start_time, end_time, status FROM roots
+        UNION ALL
+        SELECT least(greatest(start_time, day::timestamp AT TIME ZONE 'UTC'),
+            (day + 1)::timestamp AT TIME ZONE 'UTC' - interval '1 second'), start_time, end_time, status
+        FROM changed_runs WHERE parent_run_id IS NOT NULL AND run_type = 'tool'),
     moments AS (
-        SELECT 'start' AS clock, start_time AS moment FROM runs
+        SELECT 'start' AS clock, counted_at AS moment FROM runs
         UNION ALL SELECT 'end', passed.moment FROM runs CROSS JOIN LATERAL generate_series(
             date_bin('5 minutes', greatest(start_time, statement_timestamp() - %(kept)s), 'epoch'),
             CASE WHEN end_time IS NOT NULL THEN least(end_time, start_time + %(kept)s)
@@ -582,9 +586,10 @@ _COST_SOURCE = (
     f"CASE WHEN NOT COALESCE({_ours('total_cost')}, false) THEN t.cost_source"
     " WHEN c.total_cost IS NULL THEN 'unpriced' ELSE c.cost_source END"
 )
-# A root that nobody saw lasts from the first of its runs to the last, and fails when one of the topmost fails.
+# A root that nobody saw lasts from the first of its runs to the last, and fails when one of the topmost fails. It stays in
+# its day: a run from before midnight that comes later would else take it out of every bucket, its day's and the one before's.
 _INFERRED = {
-    "start_time": "c.start_time",
+    "start_time": "greatest(c.start_time, t.day::timestamp AT TIME ZONE 'UTC')",
     "end_time": "c.end_time",
     "latency_seconds": "extract(epoch FROM c.end_time - c.start_time)",
     "status": "c.status",

@@ -106,7 +106,7 @@ def normalise_gauges(batch: Batch, rules: Rules) -> Normalised:
 
 def _runs(rows: _Rows, rules: Rules) -> None:
     rows.require("run_id", "missing_id", "run_id is missing: give each run an id that stays the same when it is read again")
-    rows.refuse_long("run_id", "trace_id", "parent_run_id", "tenant_id", "user_id", "conversation_id")
+    rows.refuse_long("project", "run_id", "trace_id", "parent_run_id", "tenant_id", "user_id", "conversation_id")
     _times(rows, rules)
     _status(rows)
     _durations(rows)
@@ -126,7 +126,7 @@ def _runs(rows: _Rows, rules: Rules) -> None:
 def _feedback(rows: _Rows, rules: Rules) -> None:
     rows.require("feedback_id", "missing_id", "feedback_id is missing: give each judgement an id that stays the same when it is edited")
     rows.require("key", "missing_key", "key is missing: say what was judged, such as user_rating or correctness")
-    rows.refuse_long("feedback_id", "run_id", "trace_id", "user_id")
+    rows.refuse_long("project", "feedback_id", "run_id", "trace_id", "user_id")
     rows.require_time("created_at", rules.now)
     rows.require_finite("score")
     rows.drop_bad()
@@ -152,7 +152,7 @@ def _events(rows: _Rows, rules: Rules) -> None:
 
 def _gauges(rows: _Rows, rules: Rules) -> None:
     rows.require("name", "missing_name", "name is missing: say what was measured, such as cache_size")
-    rows.refuse_long("name")
+    rows.refuse_long("project", "name")
     rows.require_time("time", rules.now)
     rows.require("value", "missing_value", "value is missing: leave the sample out when there is no reading")
     rows.require_finite("value")

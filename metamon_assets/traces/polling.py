@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from metamon_assets.traces.ingest import IngestError, ingest
 from metamon_assets.traces.pending import GIVE_UP_AFTER
+from metamon_assets.traces.rate_budget import LONGEST_PAUSE
 from metamon_assets.traces.redaction import Redactor
 from metamon_assets.traces.sources.base import (
     Batch,
@@ -52,7 +53,6 @@ LEAST_WINDOW = timedelta(minutes=2)
 MARGIN = timedelta(seconds=60)  # what a run may take to arrive when a busy source gets short windows
 SHARE = 0.75  # of the interval that a live read may take before its window is shortened
 LONGEST_BACK_OFF = timedelta(minutes=5)
-LONGEST_PAUSE = timedelta(hours=1)  # a Retry-After beyond it is not believed
 RECENTLY_STARTED = timedelta(days=1)  # pending runs younger than this are asked for in each poll
 OLD_PENDING_EVERY = timedelta(hours=1)
 MOST_PENDING = 1_000  # ids in one poll
@@ -163,10 +163,10 @@ def _poll_one(
 ) -> Polled:
     source = configured.source
     state = read_state(connection, source.name, source.project)
-    if state.not_before is not None and now < state.not_before:
+    if _left_alone(state, now):
         return Polled(source.name, source.project, not_before=state.not_before)
     with connection, connection.cursor() as cursor:
-        _save(cursor, state, last_attempt_at=now)
+        _save(cursor, state, last_attempt_at=now, **_begun(state, now, feed))
     # A price or redaction rule holds until the configuration changes; the time by which a clock is judged does not.
     asking = _Asking(connection, replace(configured, rules=replace(configured.rules, now=now)), state, now, feed, progress)
     started = time.monotonic()
@@ -221,7 +221,9 @@ class _Asking:
         if isinstance(source, FollowsRuns):
             entries += self.follow(source, window)
         if isinstance(source, TellsNewFeedback) and _due(self.state.feedback_until, self.now, FEEDBACK_EVERY):
-            given = Window(max(self.state.feedback_until or window.start, self.now - LONGEST_GAP) - MARGIN, self.now + AHEAD)
+            until = self.state.feedback_until
+            since = until if until is not None and until <= self.now else window.start
+            given = Window(max(since, self.now - LONGEST_GAP) - MARGIN, self.now + AHEAD)
             entries.append(self.ingest(_Asked(source, partial(source.read_feedback_given, given)), Kind.FEEDBACK, given))
             self.save(feedback_until=self.now)
         return entries
@@ -252,8 +254,9 @@ class _Asking:
             _save(
                 cursor,
                 self.state,
-                covered_from=self.state.covered_from or (window.start if window else self.now),
-                covered_until=max(self.state.covered_until or self.now, self.now),
+                # Not the later of both: a clock that was ahead for a moment would hide every gap until it is that late.
+                covered_from=min(self.state.covered_from or self.now, window.start if window else self.now),
+                covered_until=self.now,
                 last_success_at=self.now,
                 consecutive_failures=0,
                 last_error=None,
@@ -290,14 +293,15 @@ def fail(
     """Book that a source could not be asked, and until when it is left alone: twice as long each time, up to five minutes,
     or as long as it asked for."""
     state = read_state(connection, source, project)
+    begun = _begun(state, now, feed)
     failures = state.consecutive_failures + 1
     longest = LONGEST_BACK_OFF.total_seconds()
     wait = min(longest, feed.interval_seconds * 2.0 ** min(failures - 1, 20)) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads readers
     asked_to_wait = getattr(error, "retry_after", None) or getattr(error.__cause__, "retry_after", None) or 0.0
-    not_before = now + timedelta(seconds=min(max(wait, asked_to_wait), LONGEST_PAUSE.total_seconds()))
+    not_before = now + timedelta(seconds=min(max(wait, asked_to_wait), LONGEST_PAUSE))
     message = (redactor or Redactor()).text(str(error))
     with connection, connection.cursor() as cursor:
-        _save(cursor, state, last_attempt_at=now, consecutive_failures=failures, last_error=message, not_before=not_before)
+        _save(cursor, state, last_attempt_at=now, consecutive_failures=failures, last_error=message, not_before=not_before, **begun)
     return Polled(source, project, error=message, not_before=not_before)
 
 
@@ -318,7 +322,7 @@ def catch_up(
     """
     source = configured.source
     state = read_state(connection, source.name, source.project)
-    window = None if state.not_before is not None and now < state.not_before else _next_in_backlog(connection, state)
+    window = None if _left_alone(state, now) else _next_in_backlog(connection, state)
     if window is None:
         return None
     started = time.monotonic()
@@ -359,8 +363,7 @@ def look_back(connection: Connection, configured: ConfiguredSource, now: datetim
     """
     source = configured.source
     state = read_state(connection, source.name, source.project)
-    away = state.not_before is not None and now < state.not_before
-    if away or state.covered_from is None or not _due(state.looked_back_at, now, LOOK_BACK_EVERY):
+    if _left_alone(state, now) or state.covered_from is None or not _due(state.looked_back_at, now, LOOK_BACK_EVERY):
         return 0
     hour = timedelta(hours=1)
     end = (now - timedelta(minutes=feed.overlap_minutes)).replace(minute=0, second=0, microsecond=0)
@@ -399,7 +402,21 @@ def _save(cursor: Cursor, state: State, **values: object) -> None:
 
 
 def _due(last: datetime | None, now: datetime, every: timedelta) -> bool:
-    return last is None or now >= last + every
+    """Whether it was not done for so long; what was done in the future was done by a clock that has been set back since."""
+    return last is None or now >= last + every or last > now
+
+
+def _left_alone(state: State, now: datetime) -> bool:
+    """Whether the source is not to be asked now; never for longer than any failure can have meant."""
+    return state.not_before is not None and now < state.not_before <= now + timedelta(seconds=LONGEST_PAUSE)
+
+
+def _begun(state: State, now: datetime, feed: Feed) -> dict[str, datetime]:
+    """What the first question to a source promises, even if it fails: everything from its window on will be read."""
+    if state.covered_until is not None:
+        return {}
+    state.covered_from = state.covered_until = live_window(state, now, feed).start
+    return {"covered_from": state.covered_from, "covered_until": state.covered_until}
 
 
 _PENDING = """

@@ -6,7 +6,7 @@ have at hand already; the table is unlogged, so that booking writes nothing to d
 
 While a live feed calls, it may use the whole budget and everything else two thirds of it, so that a backfill never keeps
 new data waiting for more than a few calls; where no feed has called for two minutes, nothing is kept back. A
-``Retry-After`` holds for everybody who uses the key.
+``Retry-After`` holds for everybody who uses the key, for an hour at most: what asks for longer is asked again then.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 RUN_QUERIES = 15  # LangSmith's documented limit, per key
 OTHER_RUN_QUERIES = 10  # of those that are not live, while a live feed calls
+LONGEST_PAUSE = 3_600.0  # seconds: a Retry-After beyond it is not believed
 SECONDS = 10.5  # LangSmith counts 10: calls may arrive somewhat closer together than they were booked
 
 
@@ -73,7 +74,7 @@ class RateBudget:
     def pause(self, seconds: float) -> None:
         """See ``Budget.pause``."""
         with self._lock:
-            self._paused_until = max(self._paused_until, time.monotonic() + seconds)
+            self._paused_until = max(self._paused_until, time.monotonic() + min(seconds, LONGEST_PAUSE))
 
     def book(self) -> float:
         """Book a call and give 0, or give the seconds until one may fit."""
@@ -122,7 +123,7 @@ class SharedBudget:
         self._ask(
             "INSERT INTO metamon.rate_budgets AS b (key_hash, paused_until) VALUES (%s, clock_timestamp() + make_interval(secs => %s))"
             " ON CONFLICT (key_hash) DO UPDATE SET paused_until = greatest(b.paused_until, excluded.paused_until) RETURNING 0.0::float8",
-            (self._key_hash, seconds),
+            (self._key_hash, min(seconds, LONGEST_PAUSE)),
         )
 
     def _book(self) -> float:

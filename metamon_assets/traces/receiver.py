@@ -10,6 +10,7 @@ Decisions:
   wrote is merged, so twice is as once), then its requests are told to come back.
 - Whoever is told to come back is told so in a second or two: the exporters of OpenTelemetry's SDKs give up and drop
   their spans when they would have to wait beyond their time limit, which is ten seconds.
+- A day that another reader is loading is waited for; but not by those who sent nothing of that day.
 - Rows that the database refuses make the shared transaction fail. Its requests are then written in halves, until
   those that fail alone are known; their rows go to quarantine, so that no request costs another its rows.
 """
@@ -21,10 +22,10 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,6 +41,7 @@ from metamon_assets.traces.ingest import write_batches
 from metamon_assets.traces.sources import otlp, otlp_protobuf
 from metamon_assets.traces.sources.base import Kind, Reject, SourceError
 from metamon_assets.traces.sources.otlp import AttributeNames, Collected
+from metamon_assets.warehouse import merge
 from metamon_assets.warehouse.connection import connect
 
 if TYPE_CHECKING:
@@ -113,6 +115,12 @@ class _Request:
     def rows(self) -> int:
         return len(self.collected.rows) + len(self.collected.rejects)
 
+    @property
+    def days(self) -> set[date]:
+        """The days that its rows are put into, as far as they tell."""
+        column = "start_time" if self.collected.kind is Kind.RUNS else "time"
+        return {moment.date() for row in self.collected.rows if isinstance(moment := row.get(column), datetime)}
+
 
 class Receiver:
     """Takes requests from any thread and writes them from one of its own, which it starts at once.
@@ -135,6 +143,7 @@ class Receiver:
         self._retry_at, self._failures = 0.0, 0
         self._connection: Connection | None = None
         self._rules: Rules | None = None
+        self._rules_until = 0.0
         self._entries: dict[Kind, tuple[float, LedgerEntry]] = {}
         self._thread = threading.Thread(target=self._write_for_ever, name="receiver", daemon=True)
         self._thread.start()
@@ -218,7 +227,7 @@ class Receiver:
         while requests := self._next_requests():
             for kind in (Kind.RUNS, Kind.GAUGES):
                 if of_kind := [request for request in requests if request.collected.kind is kind]:
-                    self._write(of_kind)
+                    self._write_whatever_happens(of_kind)
             self._leave(len(requests), sum(request.size for request in requests))
         if self._connection is not None:
             self._connection.close()
@@ -234,14 +243,59 @@ class Receiver:
                 rows += requests[-1].rows
         return requests
 
+    def _write_whatever_happens(self, requests: Sequence[_Request]) -> None:
+        """A defect of ours costs these requests their answer, and not everybody theirs for ever."""
+        try:
+            if others := self._without_busy_days(requests):
+                self._write(others)
+        except Exception as error:
+            logger.exception("what was sent cannot be answered. Please report this as a defect.")
+            for request in requests:
+                if not request.answer.done():
+                    request.answer.set_exception(error)
+
+    def _without_busy_days(self, requests: Sequence[_Request]) -> Sequence[_Request]:
+        """The requests that need not wait for a day that somebody else is loading; those that need to are told to come back.
+
+        Where all of them need to they may wait: it keeps nobody else from being written.
+        """
+        days = {day for request in requests for day in request.days}
+        if len(days) < 2:
+            return requests
+        try:
+            busy = self._busy(days)
+        except (psycopg2.Error, UnavailableError):  # the write meets it too, and tries again
+            self._disconnect()
+            return requests
+        others = [request for request in requests if busy.isdisjoint(request.days)]
+        if not others:
+            return requests
+        self._come_back([request for request in requests if not busy.isdisjoint(request.days)])
+        return others
+
+    def _busy(self, days: Iterable[date]) -> set[date]:
+        """The days among these that another writer has now."""
+        connection, _ = self._connected()
+        with connection, connection.cursor() as cursor:
+            return {day for day in days if not merge.try_lock_day(cursor, otlp.SOURCE, day)}
+
+    def _come_back(self, requests: Sequence[_Request]) -> None:
+        for request in requests:
+            request.answer.set_exception(UnavailableError("a day of what was sent is being loaded by another reader", RETRY_SECONDS))
+
     def _write(self, requests: Sequence[_Request]) -> None:
-        """Write requests of one kind and answer them, whatever happens."""
+        """Write requests of one kind and answer them."""
         try:
             rejects = self._commit_twice(requests)
-        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-            self._database_failed(requests, error)
+        except psycopg2.errors.LockNotAvailable:
+            self._come_back(requests)
+        except UnavailableError as error:
+            for request in requests:
+                request.answer.set_exception(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the thread or cost another request
-            if len(requests) > 1:
+            if _database_is_away(error):
+                self._database_failed(requests, error)
+            elif len(requests) > 1:
                 self._write(requests[: len(requests) // 2])
                 self._write(requests[len(requests) // 2 :])
             else:
@@ -254,7 +308,9 @@ class Receiver:
             return self._commit(requests)
         except psycopg2.errors.LockNotAvailable:
             raise  # it has waited long enough
-        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+        except psycopg2.Error as error:
+            if not _database_is_away(error):
+                raise
             logger.warning("writing what was sent failed, trying again: %s", _first_line(error))
             self._disconnect()  # a connection that the server closed in the meantime says so only now
             return self._commit(requests)
@@ -265,11 +321,11 @@ class Receiver:
         connection, rules = self._connected()
         batch = otlp.batch_of([request.collected for request in requests], otlp.SOURCE, now)
         try:
+            until, booked = self._entries.get(kind, (0.0, None))
+            if booked is None or until < time.monotonic():
+                until, booked = time.monotonic() + ENTRY_SECONDS, ledger.receiving_entry(connection, otlp.SOURCE, DEFAULT_PROJECT, kind)
+                self._entries[kind] = (until, booked)
             with connection, connection.cursor() as cursor:
-                until, booked = self._entries.get(kind, (0.0, None))
-                if booked is None or until < time.monotonic():
-                    until = time.monotonic() + ENTRY_SECONDS
-                    booked = ledger.receiving_entry(cursor, otlp.SOURCE, DEFAULT_PROJECT, kind, now)
                 entry = booked.part()
                 write_batches(cursor, _Named(), entry, [batch], replace(rules, now=now), touch=True)
                 rejects = entry.rejects or []
@@ -284,16 +340,26 @@ class Receiver:
         return rejects
 
     def _connected(self) -> tuple[Connection, Rules]:
-        """The connection, made again where it was lost, and the rules, read again with each minute's first commit."""
+        """The connection, made again where it was lost, and the rules, read again each minute."""
         if self._connection is None:
             self._connection = connect(self._url, "metamon receiver")
             with self._connection, self._connection.cursor() as cursor:
                 cursor.execute("SET synchronous_commit TO on")
                 cursor.execute("SET lock_timeout TO %s", (LOCK_TIMEOUT,))
-            self._rules = None
-        if self._rules is None or all(until < time.monotonic() for until, _ in self._entries.values()):
-            self._rules = rules_for(self._connection, self._settings, SourcePart(project=DEFAULT_PROJECT, name=otlp.SOURCE))
+        if self._rules is None or self._rules_until < time.monotonic():
+            self._rules = self._read_rules(self._connection)
+            self._rules_until = time.monotonic() + ENTRY_SECONDS
         return self._connection, self._rules
+
+    def _read_rules(self, connection: Connection) -> Rules:
+        """The rules of now; those of before where a price is wrong, which is no fault of what is sent. Raises UnavailableError."""
+        try:
+            return rules_for(connection, self._settings, SourcePart(project=DEFAULT_PROJECT, name=otlp.SOURCE))
+        except (ValueError, MetamonError) as error:
+            logger.error("the rules for what is sent cannot be read, those of before hold: %s", error)  # noqa: TRY400 - told in full
+            if self._rules is None:
+                raise UnavailableError(f"the rules for what is sent cannot be read ({error})", RETRY_SECONDS) from error
+            return self._rules
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -345,11 +411,21 @@ class Receiver:
         try:
             rejects = self._commit([replace(request, collected=refused)])
         except Exception as again:
+            if _database_is_away(again):
+                self._database_failed([request], again)
+                return
             logger.exception("a request cannot be kept in quarantine either")
             self._disconnect()
             request.answer.set_exception(again)
         else:
             self._answer([request], rejects)
+
+
+def _database_is_away(error: BaseException) -> bool:
+    """Whether it failed for no fault of the rows. A value too long for an index is one of theirs, whatever class Postgres puts it in."""
+    return isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError) and not isinstance(
+        error, psycopg2.errors.ProgramLimitExceeded
+    )
 
 
 def _decoded(kind: Kind, body: bytes, content_type: str) -> dict[str, Any]:
@@ -366,14 +442,17 @@ def _decoded(kind: Kind, body: bytes, content_type: str) -> dict[str, Any]:
     name = "resourceSpans" if kind is Kind.RUNS else "resourceMetrics"
     if not isinstance(document, dict) or (document and name not in document and otlp.snake_case(name) not in document):
         raise UndecodableError(f"the body is no OTLP request of this kind: it needs {name} at the top")
+    if otlp.number_of_rows(document, kind) > otlp_protobuf.MOST_ROWS:
+        raise UndecodableError(str(otlp_protobuf.too_many("spans or metrics", otlp_protobuf.MOST_ROWS)))
     return document
 
 
 def _number_of(reject: Reject, requests: Sequence[_Request]) -> int:
-    """Which request a reject is of. One that contradicts another of the same id is known by its id only."""
-    word, _, rest = reject.location.partition(" ")
-    if word == "request":
-        return int(rest.partition(" ")[0])
+    """Which request a reject is of. One that contradicts another of the same id is known by its id only, which senders choose."""
+    if reject.reason != "conflicting_duplicate":
+        word, _, rest = reject.location.partition(" ")
+        if word == "request":
+            return int(rest.partition(" ")[0])
     return next((request.number for request in requests if any(row.get("run_id") == reject.run_id for row in request.collected.rows)), 0)
 
 

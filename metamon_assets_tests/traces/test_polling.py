@@ -286,6 +286,41 @@ def test_a_source_that_was_gone_for_an_hour_loses_nothing_and_the_newest_comes_f
     assert life.backlog() == []
 
 
+def test_a_source_that_was_away_from_the_first_question_on_loses_nothing(life: Life) -> None:
+    missed = life.run(status="success", end_time=life.now)
+    assert life.poll(api_key="wrong").error
+    life.now += 40 * MINUTE
+    assert life.poll().windows == 1
+    life.catch_up()
+    assert life.run_ids() == {missed}
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["at the first poll", "later"])
+def test_a_clock_that_was_a_day_ahead_for_a_moment_hides_no_later_gap(life: Life, first: bool) -> None:
+    if not first:
+        life.minutes(2)
+    right = life.now
+    life.now += timedelta(days=1)
+    assert life.poll().error is None
+    life.now = right + MINUTE
+    assert life.poll().error is None
+    life.catch_up()  # the gap that the wrong clock made, which holds nothing yet
+    life.now += MINUTE
+    missed = life.run(status="success", end_time=life.now)
+    life.now += 60 * MINUTE
+    assert life.poll().windows > 0
+    life.catch_up()
+    assert life.run_ids() == {missed}
+
+
+def test_a_back_off_of_a_clock_that_was_ahead_is_not_waited_for(life: Life) -> None:
+    right = life.now
+    life.now += timedelta(days=1)
+    assert life.poll(api_key="wrong").not_before is not None
+    life.now = right + MINUTE
+    assert life.poll().not_before is None
+
+
 def test_a_window_that_cannot_be_read_stays_and_lets_the_others_pass(life: Life) -> None:
     life.run()
     life.minutes(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from metamon_assets.traces.rate_budget import OverBudgetError, SharedBudget
+from metamon_assets.traces.rate_budget import OverBudgetError, RateBudget, SharedBudget
 from metamon_assets.warehouse import connect
 
 SPAN = 0.5  # seconds
@@ -94,6 +95,16 @@ def test_a_pause_holds_for_everybody_and_for_this_key_alone(connection: Any) -> 
             budget("key", live).acquire(patience=0.1)
         assert 29 < refused.value.seconds <= 30, "the longer pause holds"
     budget("another", live=False).acquire(patience=0.1)
+
+
+@pytest.mark.parametrize("lie", [30 * 86_400.0, math.inf])
+def test_a_pause_beyond_an_hour_is_not_believed(connection: Any, lie: float) -> None:
+    shared, alone = SharedBudget(connection, "https://langsmith.test", "key"), RateBudget()
+    for budget in (shared, alone):
+        budget.pause(lie)
+        with pytest.raises(OverBudgetError) as refused:
+            budget.acquire(patience=0.1)
+        assert refused.value.seconds <= 3_600
 
 
 def test_the_key_is_not_stored(connection: Any) -> None:

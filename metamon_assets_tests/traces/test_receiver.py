@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,12 @@ import orjson
 import pytest
 
 from metamon_assets.config import Settings
+from metamon_assets.metrics.rollups import refresh_days
 from metamon_assets.metrics.sensors import late_days
 from metamon_assets.traces.receiver import JSON, PROTOBUF, Accepted, Receiver, UnavailableError, UndecodableError
+from metamon_assets.traces.sources import otlp_protobuf
 from metamon_assets.traces.sources.base import Kind
+from metamon_assets.traces.sources.otlp_protobuf import MOST_ROWS
 from metamon_assets.warehouse import connect
 from metamon_assets.warehouse.migrations import migrate
 from metamon_assets.warehouse.postgres import ADMINISTRATOR, EmbeddedPostgres
@@ -114,6 +119,21 @@ def test_a_trace_may_come_in_any_order_and_in_many_requests(receiver: Receiver, 
     ) == [(4, 4)]
 
 
+def test_a_trace_whose_root_never_comes_stays_in_the_buckets_of_its_day(receiver: Receiver, database: str) -> None:
+    """Its first run began before midnight and comes after one from after it."""
+    day = datetime.fromtimestamp(NOW / 1e9, UTC).date()
+    midnight = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 10**9
+    for number, seconds in ((3, 0), (2, -60)):
+        start, end = midnight + seconds * 10**9, midnight + 10**9
+        sent = body(a_span(1, number, parent=1, startTimeUnixNano=str(start), endTimeUnixNano=str(end)))
+        assert receiver.submit(Kind.RUNS, sent, JSON).result(WAIT) == Accepted()
+    connection = connect(database)
+    refresh_days(connection, [day - timedelta(days=1), day], datetime.now(UTC))
+    connection.close()
+    assert select(database, "SELECT day, requests FROM metamon.daily_metrics WHERE dimension = 'overall'") == [(day, 1)]
+    assert select(database, "SELECT latency_seconds FROM metamon.traces") == [(61.0,)]
+
+
 def hold_writer(database: str) -> tuple[Any, Callable[[], None]]:
     """Keeps the receiver's day locked, so that what is sent gathers."""
     holder = connect(database)
@@ -179,6 +199,108 @@ def test_two_spans_of_one_id_that_contradict_each_other_are_a_partial_success(re
     assert select(database, "SELECT count(*) FROM metamon.traces") == [(1,)]
 
 
+def test_a_name_that_looks_like_a_place_does_not_end_the_receiver(receiver: Receiver, database: str) -> None:
+    """Points that contradict each other are told by their name, which senders choose."""
+    points = [{"timeUnixNano": str(NOW), "asDouble": value, "attributes": []} for value in (1.0, 2.0)]
+    scope = {"metrics": [{"name": "request me", "gauge": {"dataPoints": points}}]}
+    sent = orjson.dumps({"resourceMetrics": [{"resource": {}, "scopeMetrics": [scope]}]})
+    accepted = receiver.submit(Kind.GAUGES, sent, JSON).result(WAIT)
+    assert (accepted.rejected, "conflicting_duplicate" in accepted.message) == (1, True)
+    assert receiver.submit(Kind.RUNS, body(a_span(1)), JSON).result(WAIT) == Accepted()
+
+
+def test_a_failure_of_the_answer_costs_one_request_and_not_the_receiver(
+    receiver: Receiver, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("metamon_assets.traces.receiver._number_of", lambda *_: 1 // 0)
+        twice = receiver.submit(Kind.RUNS, body(a_span(1, name="one"), a_span(1, name="other")), JSON)
+        assert isinstance(twice.exception(WAIT), ZeroDivisionError)
+    assert receiver.submit(Kind.RUNS, body(a_span(2)), JSON).result(WAIT) == Accepted()
+
+
+def test_a_value_too_long_for_an_index_is_no_failure_of_the_database(receiver: Receiver, database: str) -> None:
+    noise = random.Random(1)
+    long = "".join(noise.choice("abcdefghijklmnopqrstuvwxyz0123456789") for _ in range(9_000))
+    holder, release = hold_writer(database)
+    good = [receiver.submit(Kind.RUNS, body(a_span(1)), JSON)]
+    until(lambda: waiting_for_lock(database))
+    bad = receiver.submit(Kind.GAUGES, gauge(1, attributes=attributes({"cache": long})), JSON)
+    named = receiver.submit(Kind.RUNS, body(a_span(2), service=long), JSON)
+    good += [receiver.submit(Kind.GAUGES, gauge(2), JSON), receiver.submit(Kind.RUNS, body(a_span(3)), JSON)]
+    release()
+    assert [future.result(WAIT) for future in good] == [Accepted()] * 3
+    assert (bad.result(WAIT).rejected, "refused_by_database" in bad.result(WAIT).message) == (1, True)
+    assert (named.result(WAIT).rejected, "project is longer than" in named.result(WAIT).message) == (1, True)
+    holder.close()
+
+
+def test_a_day_that_another_reader_loads_keeps_only_its_own_senders_waiting(receiver: Receiver, database: str) -> None:
+    holder, release = hold_writer(database)
+    today = [receiver.submit(Kind.RUNS, body(a_span(1)), JSON)]
+    until(lambda: waiting_for_lock(database))
+    other = connect(database)
+    day = datetime.fromtimestamp(NOW / 1e9, UTC).date() - timedelta(days=1)
+    with other.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"day:otlp:{day}",))
+    old = a_span(2, startTimeUnixNano=str(NOW - 86_400 * 10**9), endTimeUnixNano=str(NOW - 86_399 * 10**9))
+    yesterday = receiver.submit(Kind.RUNS, body(old), JSON)
+    today += [receiver.submit(Kind.RUNS, body(a_span(trace)), JSON) for trace in range(3, 6)]
+    release()
+    assert [future.result(WAIT) for future in today] == [Accepted()] * 4
+    with pytest.raises(UnavailableError, match="being loaded by another reader"):
+        yesterday.result(WAIT)
+    other.rollback()
+    assert receiver.submit(Kind.RUNS, body(old), JSON).result(WAIT) == Accepted()
+    other.close()
+    holder.close()
+
+
+def test_rules_are_read_again_each_minute_though_gauges_and_runs_take_turns(
+    receiver: Receiver, database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    chat = CHAT | {"gen_ai.provider.name": "openai"}
+
+    def is_over(what: str) -> None:
+        monkeypatch.setattr(receiver, what, getattr(receiver, what) - 120)
+
+    assert receiver.submit(Kind.RUNS, body(a_span(1, values=chat)), JSON).result(WAIT) == Accepted()
+    connection = connect(database)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO metamon.price_overrides (provider, model, valid_from, input_per_million, output_per_million)"
+            " VALUES ('openai', 'gpt-4o-mini', '2020-01-01', 10000, 0)"
+        )
+    assert receiver.submit(Kind.GAUGES, gauge(1), JSON).result(WAIT) == Accepted()
+    is_over("_rules_until")
+    assert receiver.submit(Kind.RUNS, body(a_span(2, values=chat)), JSON).result(WAIT) == Accepted()
+    ((cost,),) = select(database, "SELECT total_cost FROM metamon.traces WHERE trace_id LIKE '%%2'")
+    assert cost == Decimal("0.1")
+    with connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE metamon.price_overrides SET input_per_million = 1000000")  # out of bounds: those of before hold
+    is_over("_rules_until")
+    assert receiver.submit(Kind.RUNS, body(a_span(3, values=chat)), JSON).result(WAIT) == Accepted()
+    assert "is not within" in caplog.text
+    connection.close()
+
+
+def test_without_rules_senders_are_told_to_come_back(database: str, tmp_path: Path) -> None:
+    connection = connect(database)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO metamon.price_overrides (provider, model, valid_from, input_per_million, output_per_million)"
+            " VALUES ('openai', 'gpt-4o-mini', '2020-01-01', 1000000, 0)"
+        )
+    receiver = Receiver(database, settings(tmp_path))
+    with pytest.raises(UnavailableError, match="is not within"):
+        receiver.submit(Kind.RUNS, body(a_span(1)), JSON).result(WAIT)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("DELETE FROM metamon.price_overrides")
+    assert receiver.submit(Kind.RUNS, body(a_span(1)), JSON).result(WAIT) == Accepted()
+    receiver.close(WAIT)
+    connection.close()
+
+
 def test_a_request_that_the_database_refuses_costs_no_other_its_rows(receiver: Receiver, database: str, owned_database: str) -> None:
     connection = connect(owned_database)
     with connection, connection.cursor() as cursor:
@@ -217,6 +339,42 @@ def test_what_is_no_request_is_refused_at_once(receiver: Receiver, kind: Kind, s
     with pytest.raises(UndecodableError, match=said):
         receiver.submit(kind, sent, content_type)
     assert (receiver.load().waiting_requests, receiver.load().waiting_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3], ids=["resources", "scopes", "spans"])
+@pytest.mark.parametrize("kind", [Kind.RUNS, Kind.GAUGES])
+def test_a_small_body_of_very_many_empty_rows_is_refused_at_once(receiver: Receiver, kind: Kind, depth: int) -> None:
+    """Two bytes make a span; a compressed request of some hundred bytes must not cost gigabytes."""
+    names = ("resourceSpans", "scopeSpans", "spans") if kind is Kind.RUNS else ("resourceMetrics", "scopeMetrics", "metrics")
+    document: Any = [{}] * (MOST_ROWS + 1)
+    for name in reversed(names[:depth]):
+        document = [{name: document}]
+    with pytest.raises(UndecodableError, match=r"more than 50,000 spans or metrics: send less at a time"):
+        receiver.submit(kind, orjson.dumps(document[0]), JSON)
+    body = (b"\x0a\x00" if depth == 1 else b"\x12\x00") * (MOST_ROWS + 1)
+    for level in range(depth - 1, 0, -1):
+        body = (b"\x0a" if level == 1 else b"\x12") + encoded_length(len(body)) + body
+    with pytest.raises(UndecodableError, match=r"more than 50,000 spans or metrics"):
+        receiver.submit(kind, body, PROTOBUF)
+    assert receiver.load().waiting_requests == 0
+
+
+def test_a_span_of_very_many_parts_is_refused(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otlp_protobuf, "MOST_PARTS", 1_000)
+    body = b"\x5a\x00" * 1_001  # events
+    for tag in (b"\x12", b"\x12", b"\x0a"):
+        body = tag + encoded_length(len(body)) + body
+    with pytest.raises(UndecodableError, match="more than 1,000 attributes, events, links or points"):
+        receiver.submit(Kind.RUNS, body, PROTOBUF)
+
+
+def encoded_length(size: int) -> bytes:
+    """As protobuf writes it."""
+    written = b""
+    while size >= 0x80:
+        written += bytes((size & 0x7F | 0x80,))
+        size >>= 7
+    return written + bytes((size,))
 
 
 def test_an_empty_request_is_accepted_and_books_nothing(receiver: Receiver, database: str) -> None:
@@ -329,3 +487,24 @@ def test_what_is_sent_for_today_makes_no_day_late_but_an_older_day_once_its_entr
     assert late_days(connection, 0) == ({day: ledger_id}, ledger_id)
     assert late_days(connection, ledger_id) == ({}, ledger_id)
     connection.close()
+
+
+def test_an_entry_that_waits_for_its_first_rows_is_not_passed_over(receiver: Receiver, database: str) -> None:
+    """Its number is lower than that of a read which begins and ends in the meantime."""
+    holder, release = hold_writer(database)
+    future = receiver.submit(Kind.RUNS, body(a_span(1)), JSON)
+    until(lambda: waiting_for_lock(database))
+    connection = connect(database)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO metamon.ingestion_ledger (source, project, kind, started_at, status)"
+            " VALUES ('files', 'p', 'runs', now(), 'complete') RETURNING ledger_id"
+        )
+        (other,) = cursor.fetchone() or (0,)
+    position = late_days(connection, 0)[1]
+    release()
+    assert future.result(WAIT) == Accepted()
+    ((ours,),) = select(database, "SELECT ledger_id FROM metamon.ingestion_ledger WHERE source = 'otlp'")
+    assert position < ours < other
+    connection.close()
+    holder.close()

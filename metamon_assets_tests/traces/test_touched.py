@@ -74,6 +74,11 @@ def test_a_span_touches_its_roots_bucket_and_a_tool_call_its_own_too(tables: Tab
     assert tables.merge(run("a2", "a", "a", start=minutes(10), run_type="tool")) == set()
 
 
+def test_a_tool_call_after_midnight_touches_the_last_bucket_of_its_roots_day(tables: Tables) -> None:
+    tables.merge(run("a", start=minutes(660), seconds=9_000.0))
+    assert tables.merge(run("a1", "a", "a", start=minutes(723), run_type="tool")) == {"23:00", "23:55"}
+
+
 def test_a_stand_in_that_grows_or_gives_way_touches_where_it_was(tables: Tables) -> None:
     tables.merge(run("other", start=minutes(50)))
     assert tables.merge(run("c1", "t", "root", start=minutes(10))) == {"12:10"}

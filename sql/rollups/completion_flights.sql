@@ -3,13 +3,15 @@
 CREATE TEMPORARY TABLE completion_flights ON COMMIT DROP AS
 SELECT f.bucket, m.moment, r.start_time, r.tenant, r.agent, r.agent_version, r.mode, r.model, r.environment, r.tool
 FROM (
-    SELECT start_time, gone_at, tenant_id AS tenant, agent_name AS agent, agent_version, mode, coalesce(response_model, request_model) AS model,
-           environment, CAST(NULL AS text) AS tool
+    SELECT start_time, gone_at, CASE WHEN NOT is_call THEN tenant_id END AS tenant, CASE WHEN NOT is_call THEN agent_name END AS agent,
+           CASE WHEN NOT is_call THEN agent_version END AS agent_version, CASE WHEN NOT is_call THEN mode END AS mode,
+           CASE WHEN NOT is_call THEN coalesce(response_model, request_model) END AS model,
+           CASE WHEN NOT is_call THEN environment END AS environment, CASE WHEN is_call THEN coalesce(tool_name, name, '(none)') END AS tool
     FROM ({in_flight}) AS traces
+    CROSS JOIN LATERAL (VALUES (false), (true)) AS c (is_call)  -- a root that is itself a call of a tool counts as both
+    WHERE NOT is_call OR run_type = 'tool'
     UNION ALL
     SELECT start_time, gone_at, NULL, NULL, NULL, NULL, NULL, NULL, coalesce(tool_name, name, '(none)') FROM ({in_flight_spans}) AS spans
-    UNION ALL
-    SELECT start_time, gone_at, NULL, NULL, NULL, NULL, NULL, NULL, coalesce(tool_name, name, '(none)') FROM ({in_flight_roots}) AS roots
 ) AS r
 CROSS JOIN LATERAL generate_series(
     greatest(CAST(floor(date_part('epoch', r.start_time) / 300) AS integer),

@@ -1,9 +1,10 @@
 -- Sums of the traces that ended in five minutes by all dimensions at once, with their latency bins side by side: a few
--- thousand rows, from which every dimension follows. The runs are those of completed.sql.
+-- thousand rows, from which every dimension follows. Where the root is itself a call of a tool, call says which. The runs are
+-- those of completed.sql.
 CREATE TEMPORARY TABLE completion_sums ON COMMIT DROP AS
 SELECT CAST(floor(date_part('epoch', ended_at) / 300) AS integer) AS bucket,
        tenant_id AS tenant, agent_name AS agent, agent_version, mode, coalesce(response_model, request_model) AS model, environment,
-       CAST(NULL AS text) AS tool,
+       CAST(NULL AS text) AS tool, CASE WHEN run_type = 'tool' THEN coalesce(tool_name, name, '(none)') END AS call,
        count(*) AS completed,
        count(*) FILTER (WHERE status = 'success') AS successes,
        count(degraded) AS degraded_known,
@@ -28,4 +29,4 @@ SELECT CAST(floor(date_part('epoch', ended_at) / 300) AS integer) AS bucket,
        sum(CAST(total_cost AS double precision) * CAST(total_cost AS double precision)) AS total_cost_sum_squares,
        array_agg(metamon.histogram_bin(latency_seconds)) FILTER (WHERE latency_seconds > 0) AS latency_bins
 FROM ({completed}) AS runs
-GROUP BY 1, 2, 3, 4, 5, 6, 7;
+GROUP BY 1, 2, 3, 4, 5, 6, 7, 9;

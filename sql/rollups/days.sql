@@ -1,4 +1,5 @@
--- A day's rows: the sums of its fifteen minutes, with what buckets cannot tell beside them. Parameters: day.
+-- A day's rows: the sums of its fifteen minutes, with what buckets cannot tell beside them. They count as computed when
+-- their computation began: what arrived since may not be in them. Parameters: day, began.
 INSERT INTO metamon.daily_metrics (
     day, dimension, dimension_value,
     requests, successes, errors, pending, abandoned, degraded_known, degraded, warned_requests, warnings, tasks_known,
@@ -10,7 +11,7 @@ INSERT INTO metamon.daily_metrics (
     hit_cost, miss_priced_requests, miss_cost, tool_cost, retrieval_cost, llm_calls, tool_calls, retrievals, tool_results,
     tool_errors, retrieval_results, retrieval_errors, latency_zeros, time_to_first_token_zeros, quality_zeros,
     latency_bins, latency_counts, time_to_first_token_bins, time_to_first_token_counts, quality_bins, quality_counts,
-    users, conversations, rated_requests, feedback_count, feedback, error_types, degradation_reasons, warning_types)
+    users, conversations, rated_requests, feedback_count, feedback, error_types, degradation_reasons, warning_types, refreshed_at)
 WITH sums AS (
     SELECT dimension, dimension_value,
            sum(requests) AS requests, sum(successes) AS successes, sum(errors) AS errors, sum(pending) AS pending,
@@ -55,7 +56,7 @@ SELECT
     CASE WHEN s.dimension IN ('overall', 'tenant', 'agent', 'variant') THEN coalesce(u.units, 0) END,
     CASE WHEN s.dimension IN ('overall', 'tenant', 'agent', 'variant') THEN coalesce(c.units, 0) END,
     coalesce(f.rated_requests, 0), coalesce(f.feedback_count, 0), coalesce(f.feedback, '{}'),
-    coalesce(r.error_types, '{}'), coalesce(r.degradation_reasons, '{}'), coalesce(r.warning_types, '{}')
+    coalesce(r.error_types, '{}'), coalesce(r.degradation_reasons, '{}'), coalesce(r.warning_types, '{}'), %(began)s
 FROM sums AS s
 JOIN metamon.metric_groups AS g ON g.day = %(day)s AND g.dimension = s.dimension AND g.dimension_value = s.dimension_value
 LEFT JOIN rollup_day_histograms AS latency ON latency.metric = 'latency' AND latency.group_id = g.group_id

@@ -457,7 +457,7 @@ def _retry_after(header: str | None) -> float | None:
         pass
     try:
         return max(0.0, (parsedate_to_datetime(header) - utc_now()).total_seconds())
-    except ValueError:
+    except (ValueError, TypeError):  # TypeError: a date without a zone
         return None
 
 

@@ -7,7 +7,7 @@ rows. It reads no files and decides no types: ``files`` feeds it, ``conversion``
     kind: runs                      # or feedback, events, gauges
     columns:
       run_id: {hash: [time, region, model]}     # or {line: true}, or {template: "run-{task}-{trial}"}
-      start_time: time                          # the source's column of that name
+      start_time: time                          # the source's column of that name; {join: [date, time]} for two columns
       latency_seconds: {column: took, unit: ms}
       provider: {column: model, match: {"^gpt-": openai, "^claude": anthropic}}
       run_type: {value: llm}
@@ -24,7 +24,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
@@ -83,6 +83,8 @@ class ColumnRule(_Model):
     # Origins
     column: str | None = None
     """The source's column."""
+    join: list[str] | None = Field(default=None, min_length=2)
+    """The texts of several columns with a space between them, such as a date and a time of day; NULL when one of them is."""
     value: Scalar | None = None
     """The same value for every row."""
     hash: list[str] | None = Field(default=None, min_length=1)
@@ -115,9 +117,9 @@ class ColumnRule(_Model):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        named = [key for key in ("column", "value", "hash", "template") if getattr(self, key) is not None] + ["line"] * self.line
+        named = [key for key in ("column", "join", "value", "hash", "template") if getattr(self, key) is not None] + ["line"] * self.line
         if len(named) != 1:
-            raise ValueError(f"needs exactly one of column, value, hash, template, line; has {', '.join(named) or 'none'}")
+            raise ValueError(f"needs exactly one of column, join, value, hash, template, line; has {', '.join(named) or 'none'}")
         if self.format and (self.unit or self.base):
             raise ValueError("format goes with neither unit nor base: it reads text, they read numbers")
         if self.base and not self.unit:
@@ -128,7 +130,12 @@ class ColumnRule(_Model):
     def inputs(self) -> set[str]:
         """Columns of the source that the rule reads."""
         fields = {name for _, name, _, _ in Formatter().parse(self.template or "") if name}
-        return fields | set(self.hash or []) | ({self.column} if self.column is not None else set())
+        return fields | set(self.hash or []) | self.held
+
+    @property
+    def held(self) -> set[str]:
+        """Columns of the source that the rule holds whole, before its steps."""
+        return set(self.join or []) | ({self.column} if self.column is not None else set())
 
 
 def _rules(value: object) -> object:
@@ -262,7 +269,7 @@ class Mapping(_Model):
         """Columns that need not go to metadata, since a unified column holds them whole."""
         rules = [rule for column in self._all_columns for rule in column]
         rules += [value for rule in self.rules for value in rule.set.values() if isinstance(value, ColumnRule)]
-        held = {rule.column for rule in rules if rule.column is not None and rule.pattern is None and rule.match is None}
+        held = set().union(*(rule.held for rule in rules if rule.pattern is None and rule.match is None))
         return ((held | ({self.trace.by} if self.trace else set())) - set(self.keep)) | set(self.drop)
 
     def require(self, present: Sequence[str], where: str) -> None:
@@ -406,6 +413,8 @@ def _origin(rule: ColumnRule, given: _Given) -> list[Any]:
     rows = given.rows
     if rule.column is not None:
         return [None if _is_empty(value := row.get(rule.column)) else value for row in rows]
+    if rule.join is not None:
+        return [joined(row.get(name) for name in rule.join) for row in rows]
     if rule.hash is not None:
         return [_digest([_as_text(row.get(name)) for name in rule.hash]) for row in rows]
     if rule.template is not None:
@@ -594,6 +603,12 @@ def _key(value: Any) -> str:
 
 def _keys(wanted: Scalar | list[Scalar]) -> set[str]:
     return {_key(item) for item in (wanted if isinstance(wanted, list) else [wanted])}
+
+
+def joined(values: Iterable[Any]) -> str | None:
+    """Values as one text, with a space between them; None when one is empty."""
+    parts = list(values)
+    return None if any(_is_empty(part) for part in parts) else " ".join(_as_text(part).strip() for part in parts)
 
 
 def _matched(patterns: dict[str, Scalar], text: str) -> Scalar | None:

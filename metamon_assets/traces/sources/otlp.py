@@ -358,6 +358,20 @@ def _metrics(document: Mapping[str, Any], collected: Collected) -> Iterator[tupl
                 yield where, metric, resource
 
 
+def number_of_rows(document: Mapping[str, Any], kind: Kind) -> int:
+    """How many resources, scopes, and spans or metrics a document has, whatever they are."""
+    number, found = 0, [document]
+    for name in _LEVELS[kind]:
+        lists = [_get(one, name) or (_get(one, "instrumentationLibrarySpans") if name == "scopeSpans" else None) for one in found]
+        inner = [item for given in lists if isinstance(given, list) for item in given]
+        number += len(inner)
+        found = [item for item in inner if isinstance(item, dict)]
+    return number
+
+
+_LEVELS = {Kind.RUNS: ("resourceSpans", "scopeSpans", "spans"), Kind.GAUGES: ("resourceMetrics", "scopeMetrics", "metrics")}
+
+
 def _object(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = _get(record, name)
     return value if isinstance(value, dict) else {}

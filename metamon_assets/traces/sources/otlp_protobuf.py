@@ -7,7 +7,9 @@ and identifiers hexadecimal at once, both of which ``otlp`` takes as well; what 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+import contextlib
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 _NESTING = 32
+# Two bytes make a message that takes hundreds once it is read, so that bytes alone bound no memory.
+MOST_ROWS = 50_000  # spans or metrics of a request, with the resources and scopes that hold them
+MOST_PARTS = 1_000_000  # attributes, events, links or points of a request
 
 
 def traces_document(body: bytes) -> dict[str, Any]:
@@ -28,6 +33,8 @@ def traces_document(body: bytes) -> dict[str, Any]:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
     request = _decoded(ExportTraceServiceRequest, body)
+    spans = (span for of_resource in request.resource_spans for of_scope in of_resource.scope_spans for span in of_scope.spans)
+    _check_parts(len(span.attributes) + len(span.events) + len(span.links) for span in spans)
     return {
         "resourceSpans": [
             {
@@ -47,6 +54,8 @@ def metrics_document(body: bytes) -> dict[str, Any]:
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
     request = _decoded(ExportMetricsServiceRequest, body)
+    metrics = (metric for of_resource in request.resource_metrics for of_scope in of_resource.scope_metrics for metric in of_scope.metrics)
+    _check_parts(len(getattr(metric, kind).data_points) for metric in metrics if (kind := metric.WhichOneof("data")) is not None)
     return {
         "resourceMetrics": [
             {
@@ -58,7 +67,52 @@ def metrics_document(body: bytes) -> dict[str, Any]:
     }
 
 
+def too_many(what: str, most: int) -> SourceError:
+    """What is said of a request that would take too much memory to read."""
+    return SourceError(f"the request has more than {most:,} {what}: send less at a time")
+
+
+def _check_parts(numbers: Iterable[int]) -> None:
+    if sum(numbers) > MOST_PARTS:
+        raise too_many("attributes, events, links or points", MOST_PARTS)
+
+
+def _rows(body: memoryview, depth: int = 3) -> Iterator[None]:
+    """One for each resource, scope, and span or metric, found without reading it. Ends early where the bytes are no protobuf."""
+    place = 0
+    with contextlib.suppress(IndexError):  # cut off: the parser says so
+        while place < len(body):
+            key, place = _varint(body, place)
+            wire_type = key & 7
+            if wire_type == 2:  # bytes, text and messages
+                size, place = _varint(body, place)
+                if key >> 3 == (1 if depth == 3 else 2):  # resource_…; scope_…; spans, metrics
+                    yield
+                    if depth > 1:
+                        yield from _rows(body[place : place + size], depth - 1)
+                place += size
+            elif wire_type == 0:
+                _, place = _varint(body, place)
+            elif wire_type in (1, 5):
+                place += 8 if wire_type == 1 else 4
+            else:
+                return
+
+
+def _varint(body: memoryview, place: int) -> tuple[int, int]:
+    """A number and the place after it. Raises IndexError at the end of the bytes."""
+    number = shift = 0
+    while True:
+        byte = body[place]
+        number |= (byte & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 0x80 or shift > 63:
+            return number, place
+
+
 def _decoded(message: Any, body: bytes) -> Any:
+    if sum(1 for _ in itertools.islice(_rows(memoryview(body)), MOST_ROWS + 1)) > MOST_ROWS:
+        raise too_many("spans or metrics", MOST_ROWS)
     try:
         return message.FromString(body)
     except DecodeError:
