@@ -24,6 +24,7 @@ SHOWN = 12  # findings in the metadata
             deps=["traces", "spans", "daily_metrics", "events"],
             lineage={
                 "money_per_month": [("traces", "total_cost"), ("spans", "total_cost")],
+                "cost": [("traces", "total_cost")],
                 "runs": [("traces", "run_id"), ("spans", "run_id")],
             },
         )
@@ -55,13 +56,13 @@ def _count(connection: Any, day: Any) -> int:
 
 def _figures(found: report.Report) -> dict[str, Any]:
     table = [
-        (section.title, finding.severity, finding.statement, None if finding.money_per_month is None else float(finding.money_per_month))
+        (section.title, finding.severity, finding.statement, finding.money)
         for section, finding in (found.highlights + [other for other in found.findings if other not in found.highlights])[:SHOWN]
     ]
     figures: dict[str, Any] = {
         "traces": found.facts.traces,
         "sections_failed": len(found.failures),
-        "findings": markdown_table(("section", "severity", "what was found", "dollars in 30 days"), table),
+        "findings": markdown_table(("section", "severity", "what was found", "money"), table),
     }
     if chart := next((chart for part in found.parts for chart in part.content.charts), None):
         figures["picture"] = dg.MetadataValue.md(charts.as_markdown(chart, alt=str(chart["description"])))

@@ -13,11 +13,14 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
+from metamon_assets.reports import words
+
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
     from metamon_assets.config import Settings
 
+DAYS_A_MONTH = 30
 Unit = Literal["share", "seconds", "dollars", "ratio", "count"]
 Severity = Literal["info", "notice", "serious"]  # worth knowing, worth acting on, hurting now
 
@@ -35,6 +38,7 @@ class Context:
     agent: str | None = None
     settings: Settings | None = None  # for sections that need prices or what is stored; None: the defaults
     observed_days: float | None = None  # days from the first trace to the end; None: not counted yet (``runs.observed_days``)
+    memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # what the sections of one report share
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +72,18 @@ class Finding:
     statement: str
     certainty: str
     estimate: Estimate | None = None
-    money_per_month: Decimal | None = None  # US dollars per 30 days at stake; None: not known
+    money_per_month: Decimal | None = None  # US dollars per 30 days at stake, of what goes on; None: not known
     runs: tuple[RunReference, ...] = ()  # a few examples
     query: str = ""  # SELECT over ``analytics`` that gives all its runs, for `metamon sql`
     severity: Severity = "notice"
+    cost: Decimal | None = None  # US dollars that it cost once, in this period: of what is over, which has no monthly rate
+    money_is: str = ""  # what the money is, where the statement does not say so: "what these runs cost"
+
+    @property
+    def money(self) -> str:
+        """The money for people: "$12.00 in 30 days", "$3.50 once"; empty where there is none to tell."""
+        amount, span = (self.cost, "once") if self.cost is not None else (self.money_per_month, f"in {DAYS_A_MONTH} days")
+        return "" if amount is None else f"{words.dollars(amount)} {span}" + (f" ({self.money_is})" if self.money_is else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,8 @@ _TOOLS = """
 class History:
     """``runs``: one row per trace. ``start`` and ``end``: what was read. ``attributes``: its columns that runs can be sliced by.
 
-    ``extra``: those of them that are keys of the metadata. ``left_out``: traces of earlier days that did not fit.
+    ``extra``: those of them that are keys of the metadata. ``left_out``: traces of earlier days that did not fit. ``timezone``: of the
+    report, by which hours and weekdays are told.
     """
 
     runs: pd.DataFrame
@@ -75,6 +76,7 @@ class History:
     attributes: tuple[str, ...]
     extra: frozenset[str] = frozenset()
     left_out: int = 0
+    timezone: str = "UTC"
 
     @property
     def hours(self) -> int:
@@ -83,7 +85,16 @@ class History:
 
 
 def load(context: Context, most: int = MOST_RUNS) -> History:
-    """The traces of the report, or of its latest days that have ``most`` of them; ``start`` is the hour of the first one."""
+    """The traces of the report, or of its latest days that have ``most`` of them; ``start`` is the hour of the first one.
+
+    They are read once for all sections of a report.
+    """
+    if most not in context.memo.setdefault("histories", {}):
+        context.memo["histories"][most] = _load(context, most)
+    return context.memo["histories"][most]
+
+
+def _load(context: Context, most: int) -> History:
     where = traces_where(context)
     first, left_out = _first_day(context, where, most)
     end = min(context.end, context.now)
@@ -101,7 +112,7 @@ def load(context: Context, most: int = MOST_RUNS) -> History:
     start = first if frame.empty else first + timedelta(hours=int(frame["hour"].min()))
     frame["hour"] -= (start - first).total_seconds() / 3600
     used = tuple(name for name in (*COLUMNS, *names) if frame[name].nunique(dropna=False) > 1)
-    return History(frame, start, max(end, start), used, frozenset(names), left_out)
+    return History(frame, start, max(end, start), used, frozenset(names), left_out, context.timezone)
 
 
 def tool_calls(context: Context, history: History) -> pd.DataFrame:

@@ -133,8 +133,9 @@ def estimate(measure: Measure, found: Comparison) -> Estimate:
 def moved(measure: Measure, found: Comparison) -> str:
     """The effect with its interval for people."""
     effect, low, high = _figures(measure, found)
-    unit = "" if measure.unit in ("seconds", "dollars") or measure.key == "quality" else " points"
-    return f"{effect}{unit} (95% interval {low} to {high})"
+    ratio = measure.unit in ("seconds", "dollars")
+    unit = "" if ratio or measure.key == "quality" else " points"
+    return f"{effect}{unit} (95% interval {low} to {high}{', of the geometric mean' if ratio else ''})"
 
 
 def interval(measure: Measure, found: Comparison) -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from metamon_assets.reports.history import History
 from metamon_assets.reports.measures import BY_KEY, FAILED, MEASURES, VOLUME, Measure, scanned
+from metamon_assets.reports.volume import expected_volume, volume_series
 from metamon_assets.statistics import scan
 from metamon_assets.statistics.localisation import Slice, localise
 from metamon_assets.statistics.scan import Series, Window
@@ -37,7 +38,6 @@ SERIES_RUNS = 200  # that such a value has at least
 SLICE_RUNS = 20  # that a slice has in its window, for its own course to be looked at
 REFERENCE_HOURS = 14 * 24  # before a window that its slice is compared with
 FAR_OUT = 1.0  # a normal score beyond which a latency or cost counts as high (a sixth of all), and a quality as low
-WEEKEND = 5
 PASSING = ("version", "prompt")  # attributes whose values live for some days
 CHOSEN = (*PASSING, "model")  # what an agent's owner chooses: how many runs go where is told under changes, not here
 CONCENTRATED, MOST_RUNS = 0.7, 0.5  # of the excess and of the runs: from which, and up to which, a value is where a move is
@@ -90,15 +90,28 @@ class Search:
     alive: dict[str, Mask] = field(init=False)  # by measure: runs that no incident explains yet
     tools_alive: Mask = field(init=False)
     together: Floats = field(init=False)  # by run: how many runs its conversation has on the day
+    alike: dict[str, float] = field(init=False)  # by measure: how many runs of a conversation count as one
     volumes_told: list[Incident] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         runs = self.history.runs
         self.hour = np.floor(runs["hour"].to_numpy(dtype=np.float64)).astype(np.int64).clip(0, max(self.history.hours - 1, 0))
         self.values = {measure.key: scanned(measure, runs) for measure in MEASURES if runs[measure.key].notna().any()}
-        self.together = _together(runs["unit"].to_numpy(dtype=np.float64), self.hour // 24)
+        group = _conversations(runs["unit"].to_numpy(dtype=np.float64), self.hour // 24)
+        self.together = np.bincount(group)[group].astype(np.float64) if len(group) else np.ones(0)
+        self.alike = {key: _alike(group, x) for key, x in self.values.items()}
         self.alive = {key: np.ones(len(runs), dtype=bool) for key in (*self.values, VOLUME.key)}
         self.tools_alive = np.ones(len(self.tools), dtype=bool)
+
+    @property
+    def measures(self) -> list[Measure]:
+        """What is searched."""
+        return [BY_KEY[key] for key in (*self.values, VOLUME.key)]
+
+    @property
+    def sliced(self) -> list[str]:
+        """The attributes of which some values have series of their own."""
+        return [attribute for attribute, _, _ in self._groups() if attribute]
 
     def run(self) -> Found:
         """All rounds."""
@@ -141,7 +154,8 @@ class Search:
                 chosen = self.alive[measure.key] & (codes >= 0) & np.isfinite(x)
                 n, total = _sums(codes[chosen] * hours + self.hour[chosen], x[chosen], len(values), hours)
                 for row, value in enumerate(values):
-                    yield measure, attribute, value, Series(measure.kind, n[row], total[row], measure.sign, measure.least)
+                    alike = self.alike[measure.key]
+                    yield measure, attribute, value, Series(measure.kind, n[row], total[row], measure.sign, measure.least, alike)
             if attribute in CHOSEN:
                 continue
             member = codes >= 0
@@ -163,13 +177,12 @@ class Search:
                 yield attribute, values, column.cat.set_categories(values).cat.codes.to_numpy().astype(np.int64)
 
     def _volume(self, every: Floats, member: Mask) -> Series:
-        """Runs against what hour and kind of day lead one to expect; the hours of an incident that this series had part in are left out."""
-        expected, runs = expected_volume(every, self.history), every.copy()
+        """Runs against what the rhythm of day and week leads one to expect; hours of an incident that they had part in are left out."""
+        told = np.zeros(len(every), dtype=bool)
         for window in self.volumes_told:
             within = member & (self.hour >= window.start) & (self.hour < window.end)
-            if (within & ~self.alive[VOLUME.key]).sum() >= 0.05 * within.sum():
-                expected[window.start : window.end] = runs[window.start : window.end] = 0.0
-        return Series("volume", expected, runs, VOLUME.sign, VOLUME.least, float(self.together[member].mean()) if member.any() else 1.0)
+            told[window.start : window.end] |= (within & ~self.alive[VOLUME.key]).sum() >= 0.05 * within.sum()
+        return volume_series(every, self.history, told, float(self.together[member].mean()) if member.any() else 1.0)
 
     def _tool_series(self) -> Iterator[tuple[Measure, str, Hashable, Series]]:
         hours, tools = self.history.hours, self.tools
@@ -316,11 +329,11 @@ class Search:
             return None
         if measure.kind == "volume":
             every = np.bincount(self.hour[own], minlength=hours).astype(np.float64)
-            return Series("volume", expected_volume(every, self.history), every, 0, alike=float(self.together[own].mean()))
+            return volume_series(every, self.history, np.zeros(hours, dtype=bool), float(self.together[own].mean()))
         x = self.values[measure.key]
         own &= np.isfinite(x)
         n, total = _sums(self.hour[own], x[own], 1, hours)
-        return Series(measure.kind, n[0], total[0], measure.sign)
+        return Series(measure.kind, n[0], total[0], measure.sign, alike=self.alike[measure.key])
 
     def _also(self, found: Incident, series: int) -> Iterator[Measure]:
         """Other measures of the slice that moved for the worse in about the same hours, beyond chance for all series."""
@@ -349,38 +362,24 @@ class Search:
                 self.volumes_told.append(found)
 
 
-def expected_volume(runs: Floats, history: History) -> Floats:
-    """Runs that hour of the day and kind of day (working day, weekend) lead one to expect, shape (hours,).
-
-    The mean of the same hours of the other days of the kind but for the largest, with the hours beside it; from five days on.
-    """
-    hours = len(runs)
-    at = np.arange(hours)
-    first = history.start
-    of_day = (first.hour + at) % 24
-    day = (first.hour + at) // 24
-    weekend = (first.weekday() + day) % 7 >= WEEKEND
-    if hours < 5 * 24:
-        return np.full(hours, max(float(runs.mean()), 1e-9)) if hours else runs
-    expected = np.zeros(hours)
-    for kind in np.unique(weekend):
-        profile = np.zeros(24)
-        for hour in range(24):
-            same = np.sort(runs[(weekend == kind) & (of_day == hour)])
-            profile[hour] = (same[:-1] if len(same) > 4 else same).mean() if len(same) else 0.0
-        smooth = (np.roll(profile, 1) + 2 * profile + np.roll(profile, -1)) / 4
-        expected[weekend == kind] = smooth[of_day[weekend == kind]]
-    return expected.clip(max(1e-3 * float(runs.mean()), 1e-9))
-
-
-def _together(unit: Floats, day: NDArray[np.int64]) -> Floats:
-    """For each run how many runs of its conversation there are on its day; 1 where that is not known."""
-    size = np.ones(len(unit))
+def _conversations(unit: Floats, day: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each run the number of its conversation on its day; one of its own where the conversation is not known."""
+    group = np.arange(len(unit))
     known = np.isfinite(unit)
     if known.any():
-        _, group, counts = np.unique(np.stack([unit[known], day[known]]), axis=1, return_inverse=True, return_counts=True)
-        size[known] = counts[group.ravel()]
-    return size
+        _, number = np.unique(unit[known] * (day.max() + 1) + day[known], return_inverse=True)
+        group[known] = len(unit) + number
+    return np.unique(group, return_inverse=True)[1].astype(np.int64)
+
+
+def _alike(group: NDArray[np.int64], x: Floats) -> float:
+    """By how much sums of ``x`` over groups vary more than sums over as many independent runs; at least 1."""
+    known = np.isfinite(x)
+    variance = float(x[known].var()) if known.any() else 0.0
+    if variance <= 0:
+        return 1.0
+    excess = np.bincount(group[known], x[known] - x[known].mean())
+    return max(1.0, float((excess**2).sum()) / (variance * int(known.sum())))
 
 
 def members(frame: pd.DataFrame, attributes: Attributes) -> Mask:

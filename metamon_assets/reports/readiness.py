@@ -38,6 +38,7 @@ HALF = 0.5  # an incident in which half of the runs fail must show within one wi
 LONGEST_TEST = 14  # days that a team waits for a canary
 ENDLESS_TEST = 90  # days after which nobody waits any more
 PATTERN_RUNS = 20  # failed runs, from which on patterns have shares
+USABLE = 10  # points: weeks that show only larger falls are not worth comparing
 CASES = 150  # golden cases that show a fall of ten points
 CHANGED_OUTCOMES = 0.1  # of golden cases, between two versions
 SUCCESSES = 0.5, 1.0  # added to what was seen, so that no rate is 0 or 1
@@ -225,10 +226,10 @@ def _weekly(traffic: Traffic) -> _Answer:
     missing = 2 * WEEK - traffic.days
     if missing > 0.5:
         return "not yet", f"{traffic.days:.0f} of {2 * WEEK} days are here", shown, _days(missing)
-    if effect is None:
+    if effect is None or float(effect) > USABLE:
         return (
             "wider window",
-            f"{words.many(WEEK * traffic.per_day, 'run')} a week show no difference but a very large one: compare months",
+            f"{words.many(WEEK * traffic.per_day, 'run')} a week show only very large differences: compare months",
             shown,
             None,
         )

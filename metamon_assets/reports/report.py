@@ -12,7 +12,10 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from metamon_assets.reports import runs
+from psycopg2 import sql
+
+from metamon_assets.errors import MetamonError
+from metamon_assets.reports import runs, words
 from metamon_assets.reports.findings import Content, Context, Finding, Registry, Section
 from metamon_assets.reports.sections import default_registry
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 DAYS = 14  # that a report looks back
 HIGHLIGHTS, LEAST_HIGHLIGHTS = 5, 3
 TRIFLE = Decimal("0.02")  # of what everything costs
+TOTALS = ("cost.total", "errors.total")
 _RANK = {"serious": 0, "notice": 1, "info": 2}
 _LOG = logging.getLogger(__name__)
 
@@ -92,22 +96,24 @@ class Report:
     def highlights(self) -> list[tuple[Section, Finding]]:
         """What matters most: by severity, then money worth mentioning, then as they are read; two of a section at most.
 
-        What is merely worth knowing fills up to three. The total cost is not among them: it stands at the top anyway.
+        What is merely worth knowing fills up to three, if it has a figure. Totals are not among them: they stand at the top anyway.
         """
         chosen: list[tuple[Section, Finding]] = []
         for section, finding in sorted(self.findings, key=lambda found: self._weight(found[1])):
             others = sum(section.key == other.key for other, _ in chosen)
             room = HIGHLIGHTS if finding.severity != "info" else LEAST_HIGHLIGHTS
-            if finding.key != "cost.total" and others < 2 and len(chosen) < room:
+            told = finding.key in TOTALS or (finding.severity == "info" and finding.estimate is None)
+            if not told and others < 2 and len(chosen) < room:
                 chosen.append((section, finding))
         return chosen
 
     def _weight(self, finding: Finding) -> tuple[int, int, Decimal]:
         """What sorts findings. Money that is a trifle of all comes after what has no known price, such as an outage."""
-        month = next((other.money_per_month for _, other in self.findings if other.key == "cost.total"), None) or Decimal(0)
-        money = finding.money_per_month
-        worth = 1 if money is None else 0 if money > 0 and money >= TRIFLE * month else 2
-        return _RANK[finding.severity], worth, -(money or Decimal(0))
+        month = next((other.money_per_month for _, other in self.findings if other.key == "cost.total"), None)
+        money, all_money = (finding.money_per_month, month) if finding.cost is None else (finding.cost, self.facts.cost)
+        share = None if money is None else money / all_money if all_money else money
+        worth = 1 if share is None else 0 if share > 0 and share >= (TRIFLE if all_money else 0) else 2
+        return _RANK[finding.severity], worth, -(share or Decimal(0))
 
     @property
     def failures(self) -> list[Part]:
@@ -144,6 +150,22 @@ def last_days(
     today = now.astimezone(UTC).date()
     last = _last_day(connection, now, project, agent) or today
     return _midnight(last - timedelta(days=days - (last != today))), _midnight(last + timedelta(days=1))
+
+
+def check_names(connection: Connection, project: str | None, agent: str | None) -> None:
+    """Raise MetamonError, which lists those that there are, when no trace is of the project or of the agent that was asked for."""
+    for column, what, value in (("project", "project", project), ("agent_name", "agent", agent)):
+        if value is None:
+            continue
+        name = sql.Identifier(column)
+        with connection, connection.cursor() as cursor:
+            cursor.execute(sql.SQL("SELECT EXISTS (SELECT FROM metamon.traces WHERE {} = %s)").format(name), (value,))
+            ((found,),) = cursor.fetchall()
+            if found:
+                continue
+            cursor.execute(sql.SQL("SELECT DISTINCT {0} FROM metamon.traces WHERE {0} IS NOT NULL ORDER BY 1 LIMIT 50").format(name))
+            known = ", ".join(words.name(text) for (text,) in cursor.fetchall())
+        raise MetamonError(f"There is no {what} {words.name(value)}; there {'are: ' + known if known else 'is none at all yet'}.")
 
 
 def as_json(report: Report) -> dict[str, Any]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "day, project, section, rank, key, severity, statement, certainty,"
-    " value, low, high, unit, sample, p_value, money_per_month, runs, query"
+    " value, low, high, unit, sample, p_value, money_per_month, cost, runs, query"
 )
 
 
@@ -40,7 +40,7 @@ def _rows(day: date, report: Report) -> Iterator[tuple[Any, ...]]:
             yield (day, report.project, part.section.key, rank, *_fields(finding))
         if part.failure:
             told = f"The section {part.section.title} failed and is missing: {clean(part.failure)}"
-            yield (day, report.project, part.section.key, 1, f"{part.section.key}.failed", "serious", told, "", *[None] * 7, "[]", "")
+            yield (day, report.project, part.section.key, 1, f"{part.section.key}.failed", "serious", told, "", *[None] * 8, "[]", "")
 
 
 def _fields(finding: Finding) -> tuple[Any, ...]:
@@ -48,4 +48,4 @@ def _fields(finding: Finding) -> tuple[Any, ...]:
     figures = (None,) * 6 if found is None else (found.value, found.low, found.high, found.unit, found.sample, found.p_value)
     known = (None if isinstance(figure, float) and math.isnan(figure) else figure for figure in figures)
     texts = (clean(finding.key), finding.severity, clean(finding.statement), clean(finding.certainty))
-    return (*texts, *known, finding.money_per_month, orjson.dumps(list(finding.runs)).decode(), finding.query)
+    return (*texts, *known, finding.money_per_month, finding.cost, orjson.dumps(list(finding.runs)).decode(), finding.query)

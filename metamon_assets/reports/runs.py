@@ -10,12 +10,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from metamon_assets.reports.findings import Context, RunReference
+from metamon_assets.reports.findings import DAYS_A_MONTH, Context, RunReference
 
 Row = tuple[Any, ...]
 
 FEW_DAYS = 7  # a month is not estimated from less: a week has all its weekdays
-DAYS_A_MONTH = 30
 MODEL = "COALESCE(response_model, request_model)"  # the one that answered
 _QUICKLY = "SET LOCAL work_mem = '96MB'; SET LOCAL jit = off"  # sorts in memory, and no compiling for queries of a second
 _CALL = (

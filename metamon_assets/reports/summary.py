@@ -83,7 +83,8 @@ class Summary:
 
     def _lines(self) -> Iterator[str]:
         if not self.traces:
-            yield "Nothing has come in yet: the sources had no traces. `metamon doctor` says what is configured."
+            yield "Nothing has come in yet: the sources had no traces."
+            yield "`metamon doctor` says what is configured; `metamon connect` adds a source."
             return
         yield ""
         yield f"{self.first_day} to {self.last_day}: {_days(self.days)} with traces" + (
@@ -105,6 +106,8 @@ class Summary:
         yield ""
         yield "Where to look"
         yield f"  export METAMON_HOME={shlex.quote(self.home)}   (metamon is in .venv/bin)"
+        yield "  metamon report                what stands out, what it costs, what to do about it; --html FILE with pictures"
+        yield "  metamon readiness             what works with this much traffic, and what needs more"
         yield "  metamon up                    the Dagster UI: assets, checks and figures of each day"
         yield '  metamon sql "SELECT …"        tables as an analyst sees them; metamon dictionary explains every column'
         if self.rejected:

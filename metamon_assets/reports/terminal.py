@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 RUNS = 2  # examples of a finding
+LONGEST_QUERY = 600  # characters that somebody can still copy from a terminal
 WORDS = 24  # columns that words get before they are broken into lines
 _STYLES = {"serious": "bold red", "notice": "bold yellow", "info": "dim"}
 MARKS = {"serious": "!!", "notice": "! ", "info": "- "}
@@ -43,10 +44,10 @@ class _Printer:
         self._heading(f"Metamon report, {period(report)}", underline="═")
         for line in facts(report):
             self._text(line)
-        if report.parts:
+        if report.highlights:
             self._heading("What matters most")
-            for _, finding in report.highlights:
-                self._finding(finding, short=True)
+        for _, finding in report.highlights:
+            self._finding(finding, short=True)
         for part in report.parts:
             self._part(part)
         self._heading("What to do next")
@@ -70,8 +71,8 @@ class _Printer:
         self._text(
             finding.statement, first=f"{MARKS[finding.severity]} ", style="" if finding.severity == "info" else _STYLES[finding.severity]
         )
-        if finding.money_per_month is not None:
-            self._text(f"In 30 days: {words.dollars(finding.money_per_month)}.", first="   ")
+        if finding.money:
+            self._text(f"{finding.money}.", first="   ")
         if short:
             return
         self._text(finding.certainty, first="   ", style="dim")
@@ -109,7 +110,6 @@ class _Printer:
         for row in table.rows:
             grid.add_row(*(Text(words.clean(cell)) for cell in row))
         self._console.print(grid)
-
 
     def _fits(self, table: Table) -> bool:
         """Whether the table can be read here: figures in one line, words broken only where they are many."""
@@ -169,23 +169,29 @@ def _outcomes(found: Facts) -> str:
     parts = [f"{found.succeeded:,} succeeded", f"{found.failed:,} failed"]
     if ended := found.succeeded + found.failed:
         parts[1] += f" ({words.percent(found.failed / ended)})"
-    return ", ".join([*parts, *([f"{found.unended:,} have not ended"] if found.unended else [])])
+    return ", ".join([*parts, *([f"{found.unended:,} {'has' if found.unended == 1 else 'have'} not ended"] if found.unended else [])])
 
 
 def next_steps(report: Report) -> list[tuple[str, str]]:
     """What a reader does with it: sentences, each with a command or an empty text."""
     if not report.facts.traces:
         return [
+            ("Connect a source, if there is none yet (langsmith, files or otlp):", "metamon connect langsmith"),
             ("Look at what is configured and reachable:", "metamon doctor"),
             ("Look at other days:", "metamon report --from DAY --to DAY"),
         ]
     steps = []
-    if query := next((finding.query for _, finding in report.highlights if finding.query), ""):
-        steps.append(("List the runs behind the first finding (--html has the query of each):", f"metamon sql {_shell(query)}"))
+    if finding := next((found for _, found in report.highlights if 0 < len(found.query) <= LONGEST_QUERY), None):
+        which = "the first finding" if finding is report.highlights[0][1] else f"“{_start_of(finding.statement)}”"
+        steps.append((f"List the runs behind {which} (--html has the query of each):", f"metamon sql {_shell(finding.query)}"))
     steps.append(("Read it with pictures, or send it to somebody:", "metamon report --html report.html"))
     if any(part.section.key == "cost" and any(t.columns == ("price_overrides:",) for t in part.content.tables) for part in report.parts):
         steps.append(("Give the unpriced models a price: put the lines above into metamon.yaml.", ""))
     return steps
+
+
+def _start_of(statement: str) -> str:
+    return textwrap.shorten(words.clean(statement), 60, placeholder=" …")
 
 
 def _shell(query: str) -> str:

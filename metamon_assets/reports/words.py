@@ -85,3 +85,10 @@ def of(part: float, whole: float, what: str, plural: str | None = None) -> str:
 def interval(low: float, high: float) -> str:
     """The 95 % interval of a share: ``95% interval 1.2% to 3.4%``."""
     return f"95% interval {percent(low)} to {percent(high)}"
+
+
+def duration(seconds: float) -> str:
+    """A rough time for people."""
+    if seconds < 90:
+        return f"about {max(5, round(seconds / 5) * 5):.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"

@@ -46,6 +46,7 @@ class Series:
     ``sign``: 1 when a rise is bad, −1 when a fall is, 0 when both are of interest. ``least``: smaller moves are of no interest;
     a difference of shares (which must also be a fourth of the rarer outcome), of mean scores, or the logarithm of a factor.
     ``alike``: how many runs come together, as those of a conversation do, where that is known: the variance is larger by as much.
+    ``of_days``: the factor of the variance of days at least, where the caller knows it: an ``n`` chosen after the runs hides some of it.
     """
 
     kind: Kind
@@ -54,6 +55,7 @@ class Series:
     sign: int = 1
     least: float = 0.0
     alike: float = 1.0
+    of_days: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +99,18 @@ def best_window(series: Series) -> Window | None:
 
 
 def wander_around(series: Series, start: int, end: int) -> float:
-    """The factor by which the variance of a window exceeds that of chance, from the series without it.
+    """The factor by which the variance of a window exceeds that of chance, from the series without its move.
 
     What days differ by, the hours of a day share, so a shorter window has its part of it.
     """
     calm = series.total.copy()
-    before = series.n[:start].sum()
-    calm[start:end] = series.n[start:end] * (series.total[:start].sum() / before if before else 0.0)
+    before, inside = series.n[:start].sum(), series.n[start:end].sum()
+    if before and inside:
+        move = series.total[start:end].sum() / inside - series.total[:start].sum() / before
+        calm[start:end] -= series.n[start:end] * move
     n, total = cumulated(series.n), cumulated(calm)
     length = min(end - start, DAY_STEPS)
-    day = wander(series.kind, n, total, DAY_STEPS)
+    day = max(wander(series.kind, n, total, DAY_STEPS), series.of_days)
     return max(wander(series.kind, n, total, length), 1 + (day - 1) * length / DAY_STEPS, series.alike)
 
 
@@ -147,6 +151,22 @@ def split_deviates(kind: Kind, n: Floats, total: Floats, start: int, end: int) -
     at = np.arange(start + 1, end)
     with np.errstate(divide="ignore", invalid="ignore"):
         return _deviate(kind, n[end] - n[at], total[end] - total[at], n[at] - n[start], total[at] - total[start])
+
+
+def step_beside_drift(kind: Kind, n: Floats, total: Floats, start: int, at: int, end: int) -> float:
+    """How far the rate steps at ``at`` beyond what a steady drift over ``start <= t < end`` explains: a normal deviate.
+
+    0 where it cannot be told. ``n`` and ``total`` are cumulated. Any two parts of a drift differ; a step adds to the straight line.
+    """
+    runs, sums = np.diff(n[start : end + 1]), np.diff(total[start : end + 1])
+    if not runs.sum() > 0:
+        return 0.0
+    rate = sums.sum() / runs.sum()
+    time, step = (values - np.average(values, weights=runs) for values in (np.arange(len(runs)), np.arange(start, end) >= at))
+    spread = float((runs * time**2).sum())
+    step -= time * (float((runs * time * step).sum()) / spread if spread > 0 else 0.0)
+    variance = {"share": rate * (1 - rate), "score": 1.0, "volume": rate}[kind] * float((runs * step**2).sum())
+    return float((step * (sums - rate * runs)).sum()) / math.sqrt(variance) if variance > 1e-9 else 0.0
 
 
 def wander(kind: Kind, n: Floats, total: Floats, length: int) -> float:

@@ -37,6 +37,13 @@ def answers(found: Traffic) -> dict[str, Readiness]:
     return {entry.feature: entry for entry in judged(found)}
 
 
+def test_weeks_of_a_few_runs_are_not_called_comparable() -> None:
+    found = answers(traffic(2))["weekly comparison"]
+    assert found.state == "wider window"
+    assert "only very large differences" in found.why
+    assert answers(traffic(200))["weekly comparison"].state == "ready"
+
+
 def test_at_200_a_day_a_canary_of_a_tenth_takes_some_27_days() -> None:
     found = answers(traffic(200))
     for feature in ("cost", "error patterns", "outages", "weekly comparison", "golden cases"):

@@ -242,6 +242,31 @@ def test_highlights_go_by_severity_then_money(history: Connection, settings: Set
     assert [one.key for _, one in report.highlights] == ["serious", "rich", "third of two", "poor"], "a trifle would be the third of two"
 
 
+def test_a_query_that_nobody_could_copy_is_no_next_step(history: Connection, settings: Settings) -> None:
+    write(history, runs(1))
+    long, short = f"SELECT {'1, ' * 1000}1", "SELECT run_id FROM analytics.traces"
+
+    def steps(*queries: str) -> str:
+        findings = tuple(
+            Finding(str(n), f"Finding {n}.", "Sure.", severity="serious", query=query) for n, query in enumerate(queries, start=1)
+        )
+        registry = Registry()
+        registry.register(Section("one", "one", 0, lambda context: Content(findings)))
+        return in_terminal(made(history, settings, registry)).split("What to do next")[1]
+
+    assert "the first finding" in steps(short, long)
+    later = steps(long, short)
+    assert "behind “Finding 2.”" in later
+    assert f'metamon sql "{short}"' in later
+    assert "metamon sql" not in steps(long)
+
+
+def test_money_is_a_rate_only_of_what_goes_on() -> None:
+    assert Finding("k", "S.", "C.").money == ""
+    assert Finding("k", "S.", "C.", money_per_month=Decimal(12), money_is="at most").money == "$12.00 in 30 days (at most)"
+    assert Finding("k", "S.", "C.", cost=Decimal("3.5")).money == "$3.50 once"
+
+
 def test_the_command(history: Connection, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(history, runs(30, total_cost="0.5", latency_seconds=1.0, agent_name="a"))
     monkeypatch.setenv("METAMON_DATABASE_URL", database)
@@ -263,6 +288,11 @@ def test_the_command(history: Connection, database: str, tmp_path: Path, monkeyp
     assert run(main, ["report", "--html", str(html), "--from", "2026-10-03", "--to", "2026-10-04"]).exit_code == 0
     assert "2026-10-03 to 2026-10-04" in html.read_text(encoding="utf-8")
 
+    for command in ("report", "readiness"):
+        unknown = run(main, [command, "--agent", "nope"])
+        assert (unknown.exit_code, unknown.stdout) == (1, "")
+        assert "There is no agent nope; there are: a." in unknown.stderr
+        assert "There is no project nope; there are: " in run(main, [command, "--project", "nope"]).stderr
     assert "There is no section nonsense" in run(main, ["report", "--section", "nonsense"]).output
     assert run(main, ["report", "--from", "2026-10-03", "--to", "2026-10-01"]).exit_code == 2
     assert "cannot be written" in run(main, ["report", "--html", "/nowhere/at/all.html"]).output

@@ -4,7 +4,7 @@ A change is an event that was reported, or inferred from a first sighting. The a
 against those of up to a week after it, each side ending at the agent's neighbouring change. This is no A/B test, and the section
 says so each time: what else changed, whether the weekdays differ. Three things keep it from crying wolf: conversations are
 the units; the intervals are as much wider as the agent's days differ from each other anyway; and where the course breaks
-at another time than that of the change, the change is not named for it.
+at another time than that of the change, or drifts steadily, the change is not named for it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import numpy as np
 
 from metamon_assets.reports import history as histories
 from metamon_assets.reports import measures, runs, words
-from metamon_assets.reports.findings import Content, Context, Finding, Table
+from metamon_assets.reports.findings import DAYS_A_MONTH, Content, Context, Finding, Table
 from metamon_assets.reports.history import History, clock
 from metamon_assets.reports.measures import BY_KEY, Measure
+from metamon_assets.reports.volume import SATURDAY, calendar
 from metamon_assets.statistics import scan
 from metamon_assets.statistics.significance import Comparison, adjust_p_values
 
@@ -38,6 +39,7 @@ LEAST_RUNS = 50  # on each side
 CHANCE = 0.01  # of the moves told at most so many are none (Benjamini, Hochberg over all changes and measures)
 LEAST = 0.03  # a smaller relative move is not worth a sentence, however sure
 BREAK = 10.0  # twice the log likelihood by which another moment may fit the course better (99 % for a change point)
+STEP = 1.96  # deviates by which the course must step at the change, beside a steady drift
 WEEKENDS_DIFFER = 0.2  # share of runs on weekends, before against after
 SHOWN = 20
 _EVENTS = """
@@ -71,9 +73,10 @@ class _Effect:
 
     @property
     def clear(self) -> bool:
-        """Whether it is surely a move, and one of interest."""
+        """Whether it is surely a move, one of interest, and told by the values that people read in the same direction."""
         scale = abs(self.found.effect - 1) if self.relative else abs(self.found.effect) / max(abs(self.before), 1e-9)
-        return self.p_value <= CHANCE and scale >= LEAST
+        moved = self.found.effect - 1 if self.relative else self.found.effect
+        return self.p_value <= CHANCE and scale >= LEAST and (self.after - self.before) * moved > 0
 
     @property
     def relative(self) -> bool:
@@ -177,14 +180,13 @@ def _effect(history: History, measure: Measure, own: pd.DataFrame, before: pd.Da
     x = measures.scanned(measure, own)
     hour = np.floor(own["hour"].to_numpy(dtype=np.float64)).astype(np.int64)
     usable = np.isfinite(x)
-    n, total = (
-        scan.cumulated(np.bincount(hour[usable], weights, history.hours + 1).astype(np.float64)) for weights in (None, x[usable])
-    )
+    n, total = (scan.cumulated(np.bincount(hour[usable], weights, history.hours + 1).astype(np.float64)) for weights in (None, x[usable]))
     factor = scan.wander(measure.kind, n, total, scan.DAY_STEPS)
     first, last = int(known[0]["hour"].min()), int(known[1]["hour"].max()) + 1
     breaks = scan.split_deviates(measure.kind, n, total, first, last)
     here = breaks[min(max(round(at), first + 1), last - 1) - first - 1]
-    at_change = float(np.nanmax(breaks**2) - here**2) / factor <= BREAK if np.isfinite(here) else False
+    step = scan.step_beside_drift(measure.kind, n, total, first, round(at), last) * math.copysign(1, here) / math.sqrt(factor)
+    at_change = bool(np.isfinite(here) and float(np.nanmax(breaks**2) - here**2) / factor <= BREAK and step >= STEP)
     return _Effect(measure, _widened(found, factor), measures.typical(measure, known[0]), measures.typical(measure, known[1]), at_change)
 
 
@@ -263,16 +265,16 @@ def _certainty(history: History, changes: list[Change], found: _Judged, clear: l
 
 
 def _weekend(history: History, part: pd.DataFrame) -> float:
-    days = np.floor((part["hour"].to_numpy(dtype=np.float64) + history.start.hour) / 24).astype(np.int64)
-    return float(((history.start.weekday() + days) % 7 >= 5).mean())
+    _, weekday = calendar(history.start, history.hours + 1, history.timezone)
+    return float((weekday[np.floor(part["hour"].to_numpy(dtype=np.float64)).astype(np.int64)] >= SATURDAY).mean())
 
 
 def _money(found: _Judged, clear: list[_Effect]) -> Decimal | None:
-    """What the move of the mean cost comes to in 30 days at the present number of runs; from three days on."""
+    """What the move of the mean cost comes to in 30 days at the present number of priced runs; from three days on."""
     cost = next((effect for effect in clear if effect.measure.key == "cost"), None)
     if cost is None or found.days_after < 3:
         return None
-    return Decimal(str(round((cost.after - cost.before) * len(found.after) / found.days_after * 30, 6)))
+    return Decimal(str(round((cost.after - cost.before) * int(found.after["cost"].notna().sum()) / found.days_after * DAYS_A_MONTH, 6)))
 
 
 def _table(context: Context, judged: list[_Judged]) -> Table:

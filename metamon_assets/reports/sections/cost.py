@@ -12,11 +12,12 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from metamon_assets.reports import charts, runs, words
-from metamon_assets.reports.findings import Content, Context, Estimate, Finding, Table
+from metamon_assets.reports.findings import DAYS_A_MONTH, Content, Context, Estimate, Finding, Table
 
 WEEK = timedelta(days=7)
 ENOUGH_FOR_TAIL = 200  # priced traces: below, 1 % of them is one or two
 SKEWED = 0.1  # share of the money that 1 % of the traces must have to be worth a sentence
+CHANCE = 0.01  # that a change is told as one without any; two are looked at
 GAP = 0.05  # of the traces that lack a price which could be given to be worth acting on
 LARGEST = 5  # agents with a colour of their own
 SHOWN = 10  # rows of a table
@@ -168,18 +169,18 @@ def _change(context: Context, groups: list[_Group]) -> Finding | None:
     )
     if total.status != "ok" or each.status != "ok":
         return None
-    clear = total.p_value < 0.05
-    money = Decimal(str(round((total.treatment_estimate - total.control_estimate) * runs.DAYS_A_MONTH, 6)))
+    clear = total.p_value <= CHANCE
+    money = Decimal(str(round((total.treatment_estimate - total.control_estimate) * DAYS_A_MONTH, 6)))
     weeks = [words.dollars(7 * mean) for mean in (total.treatment_estimate, total.control_estimate)]
     moved = f"The last seven days cost {weeks[0]}, the seven before {weeks[1]}"
     per_trace = f"the cost of a trace moved by {_interval(each.effect, each.ci_lower, each.ci_upper)}" + (
-        "" if each.p_value < 0.05 else ", which may be chance"
+        "" if each.p_value <= CHANCE else ", which may be chance"
     )
     return Finding(
         key="cost.change",
         statement=f"{moved} ({words.change(total.effect)}); {per_trace}.",
         certainty=f"The change of a day's cost is {_interval(total.effect, total.ci_lower, total.ci_upper)}, days being the units: "
-        + ("more than chance explains." if clear else "days differ by as much anyway."),
+        + ("more than chance explains." if clear else "not clearly more than days differ by anyway."),
         estimate=Estimate(total.effect, total.ci_lower, total.ci_upper, "ratio", 14, total.p_value),
         money_per_month=money if clear else None,
         query=runs.listing(

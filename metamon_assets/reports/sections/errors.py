@@ -31,6 +31,7 @@ FACTOR = 1.5  # a smaller change is not worth a sentence
 LARGEST = 3  # patterns that are told in any case
 MOST = 10  # findings
 ROWS = 15
+SPENT = "what the failed runs cost"
 SHARE_OF_ALL = 0.01  # of the runs: a new or rising pattern with so many hurts now
 
 _FAILED = """
@@ -44,7 +45,8 @@ _FAILED = """
         ORDER BY s.start_time LIMIT 1) AS first ON t.error_message IS NULL
     WHERE {where} AND t.status = 'error' AND t.start_time < %(now)s"""
 _OBSERVED = (
-    "SELECT count(*), min(start_time), count(*) FILTER (WHERE status = 'error') FROM metamon.traces WHERE {where} AND start_time < %(now)s"
+    "SELECT count(*), min(start_time), count(*) FILTER (WHERE status = 'error'), count(conversation_id), count(user_id)"
+    " FROM metamon.traces WHERE {where} AND start_time < %(now)s"
 )
 _UNITS = """
     SELECT count(DISTINCT COALESCE(conversation_id, user_id, run_id)) FILTER (WHERE start_time < %(split)s),
@@ -87,7 +89,7 @@ class _Pattern:
 def build(context: Context) -> Content:
     """The largest patterns, and those that are new, rising, falling or gone."""
     where = runs.traces_where(context)
-    ((total, first, failed),) = runs.rows(context, _OBSERVED.format(where=where))
+    ((total, first, failed, conversations, users),) = runs.rows(context, _OBSERVED.format(where=where))
     if not total:
         return Content(silence="There are no runs in this period, so there are no errors to speak of.")
     if not failed:
@@ -95,12 +97,13 @@ def build(context: Context) -> Content:
     end = min(context.end, context.now)
     split = end - (end - first) * LAST_PART
     patterns = _patterns(runs.rows(context, _FAILED.format(where=where)), split)
-    reason = _judged(context, where, patterns, first, end, split)
+    unit = "conversations" if 2 * conversations >= total else "users" if 2 * users >= total else "runs"
+    reason = _judged(context, where, patterns, first, end, split, unit)
     patterns.sort(key=lambda pattern: -pattern.count)
     told = patterns[:LARGEST] + [pattern for pattern in patterns[LARGEST:] if pattern.state != "steady"]
     findings = [
         _overall(context, total, failed, patterns, reason),
-        *(_finding(context, pattern, total, split, end) for pattern in told[:MOST]),
+        *(_finding(context, pattern, total, split, end, unit) for pattern in told[:MOST]),
     ]
     return Content(tuple(findings), (_table(context, patterns, total, failed),))
 
@@ -124,13 +127,13 @@ def _patterns(failed: Iterable[runs.Row], split: datetime) -> list[_Pattern]:
     return list(found.values())
 
 
-def _judged(context: Context, where: str, patterns: list[_Pattern], first: datetime, end: datetime, split: datetime) -> str:
+def _judged(context: Context, where: str, patterns: list[_Pattern], first: datetime, end: datetime, split: datetime, unit: str) -> str:
     """Give patterns their state; the reason why none can have one, or an empty text."""
     if end - first < timedelta(days=LEAST_DAYS):
         return f"Nothing is said of new or rising ones before {LEAST_DAYS} days of runs are here."
     ((before, late),) = runs.rows(context, _UNITS.format(where=where), {"split": split})
     if min(before, late) < LEAST_UNITS:
-        return f"Nothing is said of new or rising ones with fewer than {LEAST_UNITS} conversations in either part of the time."
+        return f"Nothing is said of new or rising ones with fewer than {LEAST_UNITS} {unit} in either part of the time."
     from scipy.stats import binomtest
 
     from metamon_assets.statistics.significance import adjust_p_values
@@ -177,20 +180,24 @@ def _overall(context: Context, total: int, failed: int, patterns: list[_Pattern]
         certainty=f"Counted, not estimated. {reason}".strip(),
         estimate=Estimate(failed / total, None, None, "share", total),
         money_per_month=runs.a_month(context, sum((pattern.cost for pattern in patterns), Decimal(0)) or None),
+        money_is=SPENT,
         runs=runs.examples(context, query),
         query=query,
         severity="info",
     )
 
 
-def _finding(context: Context, pattern: _Pattern, total: int, split: datetime, end: datetime) -> Finding:
+def _finding(context: Context, pattern: _Pattern, total: int, split: datetime, end: datetime, unit: str) -> Finding:
     query = _query(context, pattern)
+    passing = pattern.state in ("new", "gone")
     return Finding(
         key=f"errors.{pattern.state}.{pattern.digest}",
         statement=_statement(context, pattern, total, split),
-        certainty=_certainty(context, pattern, split, end),
+        certainty=_certainty(context, pattern, split, end, unit),
         estimate=_estimate(pattern, total),
-        money_per_month=runs.a_month(context, pattern.cost or None),
+        money_per_month=None if passing else runs.a_month(context, pattern.cost or None),
+        cost=(pattern.cost or None) if passing else None,
+        money_is=SPENT,
         runs=runs.examples(context, query),
         query=query,
         severity=_severity(pattern, total),
@@ -212,7 +219,7 @@ def _statement(context: Context, pattern: _Pattern, total: int, split: datetime)
     return f"{words.of(pattern.count, total, 'run')}: {what}."
 
 
-def _certainty(context: Context, pattern: _Pattern, split: datetime, end: datetime) -> str:
+def _certainty(context: Context, pattern: _Pattern, split: datetime, end: datetime, unit: str) -> str:
     assert pattern.first is not None
     assert pattern.last is not None
     seen = f"Counted; seen from {clock(context, pattern.first)} to {clock(context, pattern.last)}."
@@ -221,7 +228,7 @@ def _certainty(context: Context, pattern: _Pattern, split: datetime, end: dateti
     _, low, high = pattern.ratio
     bounds = f"{low:.2g} to {high:.2g}" if math.isfinite(high) else f"at least {low:.2g}"
     days = (end - split).total_seconds() / 86_400
-    rate = f"The rate of affected conversations in the last {days:.1f} days is {bounds} times that before (95%)"
+    rate = f"The rate of affected {unit} in the last {days:.1f} days is {bounds} times that before (95%)"
     return f"{seen} {rate}; p {_p(pattern.p_value)}, corrected for all patterns" + (
         "." if pattern.state != "steady" else ": no clear change."
     )

@@ -22,7 +22,8 @@ from metamon_assets.reports import measures, runs, words
 from metamon_assets.reports.findings import Content, Context, Estimate, Finding, Severity
 from metamon_assets.reports.history import History
 from metamon_assets.reports.measures import FAILED, VOLUME
-from metamon_assets.reports.past_incidents import Found, Incident, Search, expected_volume, members
+from metamon_assets.reports.past_incidents import Found, Incident, Search, members
+from metamon_assets.reports.volume import expected_volume
 from metamon_assets.statistics.anomaly import Detector, Level
 from metamon_assets.statistics.significance import SampleProportion, compare
 
@@ -69,14 +70,17 @@ def build(context: Context) -> Content:
     search = Search(history, histories.tool_calls(context, history))
     found = search.run()
     if not found.incidents:
-        return Content(silence=_silence(history, found))
+        return Content(silence=_silence(search, found))
     return Content(tuple(_finding(context, search, incident, number) for number, incident in enumerate(found.incidents, 1)))
 
 
-def _silence(history: History, found: Found) -> str:
+def _silence(search: Search, found: Found) -> str:
+    history = search.history
+    groups = [f"the largest {name.removeprefix('metadata ')}s" for name in search.sliced]
+    groups += ["calls of tools"] if len(search.tools) else []
     text = (
-        f"Nothing stood out in {words.many(found.series, 'series', 'series')} (error rate, latency, cost, quality and number of runs,"
-        f" overall and of the largest agents, tenants and models) over {words.many(history.hours / 24, 'day')}."
+        f"Nothing stood out in {words.many(found.series, 'series', 'series')} ({_listed([measure.noun for measure in search.measures])},"
+        f" of {_listed(['all runs', *groups])}) over {words.many(history.hours / 24, 'day')}."
     )
     share = history.runs["failed"].mean()
     n = SEEN_HOURS * len(history.runs) / max(history.hours, 1)
@@ -84,7 +88,7 @@ def _silence(history: History, found: Found) -> str:
         visible = _smallest_rise(float(share), n, found.threshold)
         told = f"less than {words.percent(visible)}" if visible < 1 else "even 100.0%"
         rise = f"rose from {words.percent(float(share))} to {told} for {SEEN_HOURS} hours"
-        text += f" An error rate of all runs that {rise} would not have been seen."
+        text += f" An error rate of all runs that {rise} would probably not have been seen."
     if history.left_out:
         text += f" {words.many(history.left_out, 'run')} before {history.start:%Y-%m-%d} were left out: a search takes the latest million."
     return text
@@ -108,9 +112,10 @@ def _finding(context: Context, search: Search, incident: Incident, number: int) 
     lasting = incident.end >= history.hours - 1
     until = "until the end of the period" if lasting else f"to {histories.clock(context, end)}"
     noun = "error rate of calls" if incident.of_tools else incident.measure.noun
-    whose = histories.named(history, incident.attributes)
+    noun = f"typical {noun}" if size.estimate.unit == "ratio" and incident.measure != VOLUME else noun
+    whose = "" if incident.measure == VOLUME and not incident.attributes else f" of {histories.named(history, incident.attributes)}"
     statement = (
-        f"From {histories.clock(context, start)} {until} ({_length(incident)}) the {noun} of {whose}"
+        f"From {histories.clock(context, start)} {until} ({_length(incident)}) the {noun}{whose}"
         f" {'rose' if rising else 'fell'} from {size.before} to {size.meanwhile}.{size.excess}"
     )
     statement += "".join(f" {sentence}" for sentence in _more(context, search, incident, start))
@@ -120,7 +125,8 @@ def _finding(context: Context, search: Search, incident: Incident, number: int) 
         statement=statement,
         certainty=_certainty(search, incident, size, level, None if noticed is None else histories.clock(context, noticed)),
         estimate=size.estimate,
-        money_per_month=None if size.cost is None else runs.a_month(context, size.cost),
+        cost=size.cost,
+        money_is="more than as before" if size.cost else "",
         runs=runs.examples(context, query),
         query=query,
         severity=_SEVERITY[level],
@@ -129,8 +135,9 @@ def _finding(context: Context, search: Search, incident: Incident, number: int) 
 
 def _certainty(search: Search, incident: Incident, size: _Size, level: Level, noticed: str | None) -> str:
     text = (
-        f"Compared with the runs before: {size.moved}. A history without any incident shows so clear a window with a probability of"
-        f" {_p(incident.p_value)}, all series counted. The window was chosen because it stands out, so its size is told rather too large."
+        f"Compared with the runs before: {size.moved}. Where hours differ by chance, and days as elsewhere in this history, so clear a"
+        f" window comes with a probability of {_p(incident.p_value)}, all series counted. The window was chosen because it stands out,"
+        " so its size is told rather too large."
     )
     blamed = incident.slice_
     if blamed is not None:
@@ -146,6 +153,8 @@ def _certainty(search: Search, incident: Incident, size: _Size, level: Level, no
 
 def _more(context: Context, search: Search, incident: Incident, start: datetime) -> Iterator[str]:
     """What else belongs to it: other measures, the kind of errors, a change at the same time."""
+    if incident.measure == VOLUME and incident.end >= search.history.hours - 1 and not _actual(search, incident):
+        yield "None has come since: either there were none, or their source has not delivered them."
     if incident.also:
         yield f"With it: {', '.join(measure.noun for measure in incident.also)}."
     if incident.measure == FAILED and not incident.of_tools:
@@ -177,12 +186,14 @@ def _size(context: Context, search: Search, incident: Incident) -> _Size:
     before, within = _parts(search, incident)
     found = measures.effect(measure, before, within)
     typical = [measures.typical(measure, part) for part in (before, within)]
+    if measure.kind == "score" and measure.unit != "share" and found.status == "ok":
+        typical = [found.control_estimate, found.treatment_estimate]  # geometric means, which the ratio is of
     excess, cost = "", None
     if measure.key == "cost":
         mean = before["cost"].mean()
         cost = Decimal(str(round(float((within["cost"] - mean).sum()), 6))) if math.isfinite(mean) else None
-        excess = "" if cost is None or cost <= 0 else f" That is {words.dollars(cost)} more than these runs would have cost as before."
         cost = cost if cost is not None and cost > 0 else None
+        excess = f" That is about {words.dollars(cost)} more than these runs would have cost as before." if cost else ""
     elif measure.kind == "share" and all(map(math.isfinite, typical)):
         count = round(abs(typical[1] - typical[0]) * int(within[measure.key].notna().sum()))
         excess = f" That is about {words.many(count, 'run')} {'more' if measure.sign > 0 else 'fewer'} than expected."
@@ -205,6 +216,9 @@ def _calls(search: Search, incident: Incident) -> _Size:
 
 
 def _volume(search: Search, incident: Incident) -> _Size:
+    """Runs against what was expected; the interval takes them for independent, exact where there are few."""
+    from scipy import stats
+
     _, hours = _chosen(search, incident)
     every = np.bincount(hours, minlength=search.history.hours).astype(np.float64)
     profile = expected_volume(every, search.history)
@@ -212,10 +226,17 @@ def _volume(search: Search, incident: Incident) -> _Size:
     actual, before = float(every[window].sum()), float(every[: incident.start].sum())
     expected = float(profile[window].sum() * before / max(profile[: incident.start].sum(), 1e-9))
     ratio = actual / max(expected, 1e-9)
-    error = math.sqrt(1 / max(actual, 1.0) + 1 / max(before, 1.0))
-    low, high = (ratio * math.exp(side * 1.96 * error) for side in (-1, 1))
+    error = 1.96 / math.sqrt(max(before, 1.0))
+    low = stats.chi2.ppf(0.025, 2 * actual) / 2 / max(expected, 1e-9) * math.exp(-error) if actual else 0.0
+    high = stats.chi2.ppf(0.975, 2 * actual + 2) / 2 / max(expected, 1e-9) * math.exp(error)
     moved = f"{words.change(ratio - 1)} (95% interval {words.change(low - 1)} to {words.change(high - 1)}, if runs come independently)"
     return _Size(f"about {expected:,.0f} expected", f"{actual:,.0f}", moved, Estimate(ratio, low, high, "ratio", int(actual)))
+
+
+def _actual(search: Search, incident: Incident) -> int:
+    """Runs of the incident's slice in its hours."""
+    _, hours = _chosen(search, incident)
+    return int(((hours >= incident.start) & (hours < incident.end)).sum())
 
 
 def _chosen(search: Search, incident: Incident) -> tuple[pd.DataFrame, NDArray[np.int64]]:
@@ -273,6 +294,11 @@ def _query(context: Context, history: History, incident: Incident, start: dateti
 def _length(incident: Incident) -> str:
     hours = incident.end - incident.start
     return words.many(hours, "hour") if hours < 48 else f"{hours / 24:.1f} days"
+
+
+def _listed(names: list[str]) -> str:
+    """Names as a sentence lists them: "a, b and c"."""
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def _p(value: float) -> str:

@@ -125,6 +125,7 @@ def _finding(context: Context, key: str, what: str, inputs: list[_Input], *, spa
         + (f" The query lists the {LISTED} dearest." if first.all_repeats > LISTED else ""),
         estimate=Estimate(first.all_repeats / first.all_times, low, high, "share", first.all_times),
         money_per_month=runs.a_month(context, first.all_cost),
+        money_is="at most",
         runs=runs.examples(context, query),
         query=query,
         severity="notice" if first.all_repeats >= 0.05 * first.all_times else "info",

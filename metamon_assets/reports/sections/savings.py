@@ -250,6 +250,7 @@ def _finding(context: Context, saving: _Saving, others: list[_Saving], total: De
         certainty=f"Arithmetic, not an experiment: between nothing and that amount. {saving.how}{overlap}",
         estimate=Estimate(float(saving.amount), 0.0, float(saving.amount), "dollars", sample),
         money_per_month=runs.a_month(context, saving.amount),
+        money_is="at most",
         runs=runs.examples(context, saving.query),
         query=saving.query,
         severity="notice" if saving.key.startswith(SAFE) and saving.amount >= NOTABLE * total else "info",

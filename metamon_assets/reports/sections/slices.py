@@ -191,7 +191,8 @@ def _finding(context: Context, group: list[tuple[_Difference, float]], unit: str
     others = ", ".join(f"{other.slice.dimension} {words.name(other.slice.value)}" for other, _ in group[1:])
     whose = f"{slice_.dimension.capitalize()} {words.name(slice_.value)}" + (f" of {words.name(slice_.within)}" if slice_.within else "")
     whose += f" (the same traces as {others})" if others else ""
-    statement, estimate, money = _told(context, difference, p_value)
+    statement, estimate, money = _told(difference, p_value)
+    passing = slice_.dimension == "version"  # which may be over
     condition, more = f"{DIMENSIONS[slice_.dimension][1]} = %(value)s", {"value": slice_.value, "within": slice_.within}
     condition += " AND agent_name = %(within)s" if slice_.within else ""
     bad = {"errors": " AND status = 'error'", "latency": " AND latency_seconds IS NOT NULL", "cost": " AND total_cost IS NOT NULL"}
@@ -200,10 +201,14 @@ def _finding(context: Context, group: list[tuple[_Difference, float]], unit: str
     return Finding(
         key=f"slices.{difference.metric}.{slice_.dimension}.{slice_.value}",
         statement=f"{whose} {statement}",
-        certainty=f"Certain beyond chance (p {_p(p_value)} after correction for {words.many(comparisons, 'comparison')}),"
+        certainty=f"More than chance (p {_p(p_value)} after correction for {words.many(comparisons, 'comparison')}),"
         f" from {found.n_treatment:,.0f} {unit} against {found.n_control:,.0f}. Not adjusted for a different mix of work.",
         estimate=estimate,
-        money_per_month=money,
+        money_per_month=None if passing else runs.a_month(context, money),
+        cost=money if passing else None,
+        money_is={"errors": "failures above the rest's rate, at its cost of a trace", "cost": "above the rest's cost of a trace"}.get(
+            difference.metric, ""
+        ),
         runs=runs.examples(context, query),
         query=query,
         severity="serious"
@@ -214,8 +219,8 @@ def _finding(context: Context, group: list[tuple[_Difference, float]], unit: str
     )
 
 
-def _told(context: Context, difference: _Difference, p_value: float) -> tuple[str, Estimate, Decimal | None]:
-    """What is said of a slice, the estimate behind it, and the money a month that the difference is worth."""
+def _told(difference: _Difference, p_value: float) -> tuple[str, Estimate, Decimal | None]:
+    """What is said of a slice, the estimate behind it, and the money of the period that the difference is worth."""
     found, slice_ = difference.found, difference.slice
     sample = int(found.n_treatment + found.n_control)
     if difference.metric == "errors":
@@ -226,7 +231,7 @@ def _told(context: Context, difference: _Difference, p_value: float) -> tuple[st
         )
         paid = slice_.of("cost")
         wasted = found.effect * slice_.of("errors")[3] * paid[1] / paid[3] if paid[3] else None
-        return statement, Estimate(found.effect, found.ci_lower, found.ci_upper, "share", sample, p_value), _money(context, wasted)
+        return statement, Estimate(found.effect, found.ci_lower, found.ci_upper, "share", sample, p_value), _money(wasted)
     if difference.metric == "latency":
         ratio, low, high = (math.exp(value) for value in (found.effect, found.ci_lower, found.ci_upper))
         middle = (math.exp(value) for value in (found.treatment_estimate, found.control_estimate))
@@ -240,11 +245,11 @@ def _told(context: Context, difference: _Difference, p_value: float) -> tuple[st
         f" {1 + found.effect:.1f} times as much (95% interval {1 + found.ci_lower:.1f} to {1 + found.ci_upper:.1f})."
     )
     more = (found.treatment_estimate - found.control_estimate) * float(slice_.of("cost")[3])
-    return statement, Estimate(1 + found.effect, 1 + found.ci_lower, 1 + found.ci_upper, "ratio", sample, p_value), _money(context, more)
+    return statement, Estimate(1 + found.effect, 1 + found.ci_lower, 1 + found.ci_upper, "ratio", sample, p_value), _money(more)
 
 
-def _money(context: Context, amount: float | None) -> Decimal | None:
-    return None if amount is None else runs.a_month(context, Decimal(str(round(amount, 9))))
+def _money(amount: float | None) -> Decimal | None:
+    return None if amount is None else Decimal(str(round(amount, 9)))
 
 
 def _p(p_value: float) -> str:
