@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from metamon_assets.config import LangSmithSource, Settings, SourcePart
+from metamon_assets.config import ConfigError, LangSmithSource, Settings, SourcePart
 from metamon_assets.errors import MetamonError
 from metamon_assets.supervisor import SupervisorError, read_state
 
@@ -39,9 +39,10 @@ class Finding:
     mend: str = ""
 
 
-def examine(settings: Settings) -> list[Finding]:
-    """All findings, in the order in which they are best mended."""
-    return [*_machine(settings), *_configuration(settings), *_database(settings), *_processes(settings)]
+def examine(settings: Settings, unusable: ConfigError | None = None) -> list[Finding]:
+    """All findings, in the order in which they are best mended. ``unusable``: why metamon.yaml is not in the settings."""
+    configuration = [_unusable(settings, unusable)] if unusable else _configuration(settings)
+    return [*_machine(settings), *configuration, *_database(settings), *_processes(settings)]
 
 
 def status(settings: Settings) -> dict[str, Any]:
@@ -134,13 +135,19 @@ def _machine(settings: Settings) -> Iterator[Finding]:
         yield Finding("Disk", "ok", words)
 
 
+def _unusable(settings: Settings, error: ConfigError) -> Finding:
+    mistakes = str(error).strip().splitlines()
+    mend = "; ".join(line.strip() for line in mistakes[1:]) or mistakes[0]
+    return Finding("Configuration", "broken", f"{settings.config_path} cannot be used, so its sources are not looked at", mend)
+
+
 def _configuration(settings: Settings) -> Iterator[Finding]:
     if settings.config_path.exists():
         yield Finding("Configuration", "ok", str(settings.config_path))
     else:
-        yield Finding("Configuration", "note", f"no {settings.config_path}: defaults hold", "write one with your sources in it")
+        yield Finding("Configuration", "note", f"no {settings.config_path}: defaults hold", "`metamon connect` writes one for your source")
     if not settings.sources:
-        yield Finding("Sources", "note", "none configured", "list them under sources: in metamon.yaml, or load files with `metamon ingest`")
+        yield Finding("Sources", "note", "none configured", "`metamon connect` sets one up; or load files once with `metamon ingest`")
     for source in settings.sources:
         yield _source(settings, source)
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 from metamon_assets.errors import MetamonError
+from metamon_assets.reports.words import duration
 from metamon_assets.warehouse import connect, server
 
 if TYPE_CHECKING:
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from metamon_assets.reports.summary import Summary
 
 Say = Callable[[str], None]
+PROGRESS_SECONDS = 15.0
+FIRST_DAYS = 3  # are computed apart, so that how long the others will take is known early
 
 
 class PipelineError(MetamonError):
@@ -69,7 +74,7 @@ def _compute(connection: Connection, settings: Settings, from_day: date | None, 
         say(f"Computing {len(days)} day{'s' * (len(days) > 1)}, {days[0]} to {days[-1]}")
         definitions, done = build_definitions(), 0
         with _progress(len(days), say) as advance:
-            for chunk in jobs.chunks(days):
+            for chunk in [*jobs.chunks(days[:FIRST_DAYS]), *jobs.chunks(days[FIRST_DAYS:])]:
                 try:
                     jobs.execute(definitions, instance, jobs.DAILY, chunk)
                     done += len(chunk)
@@ -100,8 +105,9 @@ def _days_to_run(
     available = available_days(connection, open_sources(connection, settings), today)
     if not available.days and not settings.sources:
         raise PipelineError(
-            f"There is nothing to compute: list sources under `sources:` in {settings.config_path}, load files with"
-            " `metamon ingest PATH`, or see the sample world with `make run`."
+            "There is nothing to compute: connect a source with `metamon connect langsmith`, `metamon connect files PATH` or"
+            f" `metamon connect otlp` (it writes {settings.config_path}), load files with `metamon ingest PATH`, or see the sample world"
+            " with `make run`."
         )
     wanted = available.days if from_day or to_day else (available.days - computed) | available.unread | _outdated_days(connection)
     first, last = from_day or settings.start_day, to_day or today
@@ -125,22 +131,49 @@ def _outdated_days(connection: Connection) -> set[date]:
 
 
 @contextmanager
-def _progress(total: int, say: Say) -> Iterator[Callable[[Sequence[date]], None]]:
-    """A bar on a terminal, a line for each part elsewhere."""
+def _progress(total: int, say: Say, every_seconds: float = PROGRESS_SECONDS) -> Iterator[Callable[[Sequence[date]], None]]:
+    """A bar on a terminal; elsewhere a line for each part and, while one takes long, every ``every_seconds``."""
     if sys.stderr.isatty():
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("days"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("days"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task("Computing", total=total)
             yield lambda days: bar.update(task, advance=len(days), description=f"Computed up to {days[-1]}")
         return
-    done = 0
+    parts, over = [(time.monotonic(), 0)], threading.Event()  # when so many days were done
+
+    def line() -> str:
+        now, (begun, _), (last, done) = time.monotonic(), parts[0], parts[-1]
+        if done == total:
+            return f"Computed {total} of {total} days in {now - begun:.0f} s"
+        rest = "how long it takes shows after the first"
+        if done:
+            since, before = parts[1] if len(parts) > 2 else parts[0]  # the first part also waits for imports, so it counts only alone
+            left = (last - since) / (done - before) * (total - done) - (now - last)
+            rest = f"{duration(left)} left"
+        return f"Computed {done} of {total} days in {now - begun:.0f} s; {rest}"
 
     def tell(days: Sequence[date]) -> None:
-        nonlocal done
-        done += len(days)
-        say(f"Computed {done} of {total} days (up to {days[-1]})")
+        parts.append((time.monotonic(), parts[-1][1] + len(days)))
+        say(line())
 
-    yield tell
+    def remind() -> None:
+        while not over.wait(every_seconds):
+            say(line())
+
+    reminder = threading.Thread(target=remind, name="progress", daemon=True)
+    reminder.start()
+    try:
+        yield tell
+    finally:
+        over.set()
+        reminder.join()

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,8 +19,11 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from metamon_assets.cli import main
+from metamon_assets import log
+from metamon_assets.cli import main, processes
 from metamon_assets.config import Settings
+from metamon_assets.simulation.home import DEFAULT_TRACES_PER_DAY
+from metamon_assets.simulation.writer import DEFAULT_DAYS
 from metamon_assets.warehouse import connect
 from metamon_assets.warehouse.postgres import ADMINISTRATOR, EmbeddedPostgres
 
@@ -71,10 +75,15 @@ def test_help_answers_at_once(record_property: Callable[[str, object], None]) ->
 def test_help_imports_nothing_heavy() -> None:
     script = (
         "import sys; from metamon_assets.cli import main; main(['--help'], standalone_mode=False);"
-        "print(*(name for name in ('pydantic', 'psycopg2', 'pyarrow', 'rich', 'dagster', 'yaml', 'numpy') if name in sys.modules))"
+        "heavy = ('pydantic', 'psycopg2', 'pyarrow', 'rich', 'dagster', 'yaml', 'numpy', 'orjson', 'logging');"
+        "print(*(name for name in heavy if name in sys.modules))"
     )
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert said.splitlines()[-1] == ""
+
+
+def test_the_levels_to_choose_from_are_those_of_the_log() -> None:
+    assert processes.LEVELS == log.LEVELS
 
 
 @pytest.mark.parametrize("name", [[], *([name] for name in main.commands)])
@@ -150,11 +159,18 @@ def test_sql_prints_a_table_csv_or_json(with_database: Metamon) -> None:
         ("DELETE FROM metamon.traces", "metamon sql only reads"),
         ("WITH gone AS (DELETE FROM metamon.traces RETURNING 1) SELECT * FROM gone", "DECLARE CURSOR must not contain data-modifying"),
         ("CREATE TABLE mine (a int)", "metamon sql only reads"),
-        ("COMMIT; DROP TABLE metamon.traces", "must be owner of table traces"),
-        ("COMMIT; SET TRANSACTION READ WRITE; DELETE FROM metamon.traces", "permission denied for table traces"),
+        ("COMMIT; DROP TABLE metamon.traces", "more than one statement"),
+        ("SELECT 1; SELECT 2", "more than one statement"),
+        ("SELECT 1; -- then\n DROP TABLE metamon.traces", "more than one statement"),
+        (
+            "SELECT 1,\n  nothing FROM metamon.traces",
+            'column "nothing" does not exist\nLINE 2:   nothing FROM metamon.traces\n          ^\n',
+        ),
+        (f"SELECT {'1, ' * 99}nothing", f"LINE 1: …{'1, ' * 16}nothing\n".replace("…", "…, ")),
         ("SELECT inputs FROM metamon.payloads", "permission denied for table payloads: metamon sql asks as the analyst"),
         ("SELECT raw FROM quarantine.rejected_rows", "permission denied"),
         ("SELEC 1", "syntax error"),
+        ("SELECT count(*) FRO metamon.traces", "LINE 1: SELECT count(*) FRO metamon.traces\n"),
         ("SELECT nothing FROM metamon.traces", 'column "nothing" does not exist'),
     ],
 )
@@ -163,11 +179,46 @@ def test_sql_refuses_what_an_analyst_may_not(with_database: Metamon, database: s
     assert result.exit_code == 1
     assert result.stdout == ""
     assert said in result.stderr
+    assert '"metamon_sql"' not in result.stderr
     connection = connect(database)
     with connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass('metamon.traces') IS NOT NULL, to_regclass('public.mine') IS NULL")
         assert cursor.fetchone() == (True, True)
     connection.close()
+
+
+@pytest.mark.parametrize(
+    "query", ["SELECT ';' AS a;", "SELECT 1 -- ; no\n", "SELECT $x$ ; $x$ AS a ; ;", "SHOW timezone;", "SELECT 1 /* ; */;"]
+)
+def test_a_semicolon_alone_makes_no_second_statement(with_database: Metamon, query: str) -> None:
+    assert with_database("sql", query).exit_code == 0
+
+
+def test_commands_that_read_make_no_database(metamon: Metamon, tmp_path: Path) -> None:
+    for command in (("report",), ("readiness",), ("sql", "SELECT 1"), ("dictionary",), ("replay",)):
+        done = metamon(*command)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert f"There is no data in {tmp_path / 'home'} yet: connect a source with `metamon connect" in done.stderr
+    assert "no change" in metamon("config", "diff").stdout
+    assert "metamon connect" in metamon("doctor").stdout
+    assert not (tmp_path / "home").exists()
+
+
+def test_the_help_tells_the_size_of_the_sample_world(metamon: Metamon) -> None:
+    said = metamon("simulate", "--help").stdout
+    assert f"[default: {DEFAULT_DAYS}]" in said
+    assert f"[default: {DEFAULT_TRACES_PER_DAY}]" in said
+
+
+def test_no_text_of_a_stranger_steers_the_terminal(with_database: Metamon) -> None:
+    hostile = "E'\\x1b]0;title\\x07\\x1b[2J\\u202e'"
+    for result in (
+        with_database("sql", f'SELECT {hostile} AS "a\x1b[31m"'),
+        with_database("sql", f"SELECT CAST({hostile} AS int)"),
+        with_database("sql", "SELECT \x1b[2J"),
+    ):
+        assert not {"\x1b", "\x07", "\u202e"} & set(result.stdout + result.stderr), result.output
+        assert "\ufffd" in result.output
 
 
 def test_the_dictionary_explains_every_table_and_column(with_database: Metamon) -> None:
@@ -297,6 +348,26 @@ def test_status_and_down_when_nothing_runs(metamon: Metamon) -> None:
     assert "Nothing runs in" in metamon("down").stderr
 
 
+@pytest.mark.parametrize("broken", ["web: {prt: 1}\n", "a: [\n"])
+def test_a_broken_metamon_yaml_keeps_nothing_from_being_stopped_and_looked_at(with_database: Metamon, tmp_path: Path, broken: str) -> None:
+    home = tmp_path / "home"
+    (home / "logs").mkdir(parents=True)
+    (home / "metamon.yaml").write_text(broken)
+    log_line = {"time": "2999-01-01T00:00:00Z", "level": "info", "component": "feed", "message": "polled"}
+    (home / "logs" / log.FILE_NAME).write_text(json.dumps(log_line) + "\n")
+    for command in ("down", "status", "logs"):
+        done = with_database(command)
+        assert (done.exit_code, done.stderr.count("metamon.yaml cannot be used")) == (0, 1), done.output
+    assert "polled" in with_database("logs").stdout
+    looked = with_database("doctor", "--json")
+    assert looked.exit_code == 1
+    found = findings(looked)
+    assert found["Configuration"]["state"] == "broken"
+    assert re.search(r"metamon\.yaml:[12]: ", found["Configuration"]["mend"])
+    assert found["Postgres"]["state"] == "ok", "the rest is looked at"
+    assert with_database("up").exit_code == 1
+
+
 def test_version(metamon: Metamon) -> None:
     assert metamon("version").stdout.startswith("metamon 0.")
 
@@ -343,7 +414,20 @@ def test_the_configuration_is_checked_compared_and_explained(with_database: Meta
     wrong = with_database("config", "check")
     assert wrong.exit_code == 1
     assert "agents.a.metrics.m.sql: there is no column latncy_seconds; did you mean latency_seconds?" in wrong.stderr
-    path.write_text(path.read_text().replace("latncy", "latency"))
+    path.write_text(
+        'agents: {a: {ownr: me, metrics: {m: {sql: "latncy_seconds < 2"}, n: {sql: ""}}, targets: {error_rates: {max: 1}, n: {max: 1}}}}\n'
+    )
+    all_of_it = with_database("config", "check", "--json")
+    assert [problem.split(": ", 1)[0 if "yaml" not in problem else 1] for problem in json.loads(all_of_it.stdout)["problems"]] == [
+        "agents.a.metrics.n.sql: give one SQL expression over the columns of a trace",
+        "agents.a.ownr: unknown key; did you mean owner?",
+        "agents.a.metrics.m.sql",
+        "agents.a.targets.error_rates",
+    ]
+    assert "no metric error_rates; did you mean error_rate?" in all_of_it.stderr
+    path.write_text(
+        'agents: {a: {metrics: {m: {sql: "latency_seconds < 2"}}, targets: {m: {max: 1}, error_rate: {max: 1}}}}\nweb: {port: 9000}\n'
+    )
     right = with_database("config", "check")
     assert (right.exit_code, "nothing reads it yet: agents." in right.stdout) == (0, True)
     assert "web.port: 9000  (metamon.yaml:2)" in with_database("config", "explain", "web").stdout

@@ -16,6 +16,7 @@ from metamon_assets.config import (
     Configuration,
     FilesSource,
     LangSmithSource,
+    MistakesError,
     Settings,
     json_schema,
     read_configuration,
@@ -110,6 +111,8 @@ def test_the_json_schema_accepts_the_example_and_refuses_what_is_wrong(tmp_path:
         ("sources:\n  - type: files\n    project: a", "metamon.yaml:2: sources[0].path: missing"),
         ("sources:\n  - project: a", "metamon.yaml:2: sources[0].type: missing; one of files, otlp, langsmith, langsmith_export"),
         ("sources:\n  - type: kafka\n    project: a", "metamon.yaml:2: sources[0].type: must be one of files"),
+        ("sources:\n  - type: langsmit\n    project: a\n    api_key: env:K", "langsmith, langsmith_export; did you mean langsmith?"),
+        ("sources:\n  - type: langsmith\n    project: a", "sources[0].api_key: missing; add it as env:NAME_OF_THE_VARIABLE"),
         ("privacy:\n  payload_limit: 3", "metamon.yaml:2: privacy.payload_limit: "),
         ("privacy:\n  redact_patterns:\n    order: '('", "metamon.yaml:3: privacy.redact_patterns.order: not a regular expression"),
         ("privacy:\n  redact: false\n  redact: true", "metamon.yaml:3: privacy.redact stands here and on line 2: keep one"),
@@ -128,11 +131,67 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) 
     assert said.index(":1:") < said.index(":2:") < said.index(":3:")
 
 
+def test_a_mistake_in_one_part_hides_none_of_another(tmp_path: Path) -> None:
+    said = complaint(
+        tmp_path,
+        "sources:\n- {type: langsmit, project: a, api_key: lsv2_secret, pth: b}\n- {type: kafka, project: b}\n"
+        "agents: {bot: {ownr: me, metrics: {good: {sql: mode}, bad: {sql: '1;2'}}, targets: {bad: {max: 1}}}}\n"
+        "routes: [{channels: [oops]}]\n",
+    )
+    for expected in (
+        "metamon.yaml:2: sources[0].type: must be",
+        "metamon.yaml:2: sources[0].api_key: a secret is not written here",
+        "metamon.yaml:2: sources[0].pth: unknown key",
+        "metamon.yaml:3: sources[1].type: must be",
+        "metamon.yaml:4: agents.bot.ownr: unknown key",
+        "metamon.yaml:4: agents.bot.metrics.bad.sql: ",
+        "metamon.yaml:5: routes: they name channels that are not there: oops",
+    ):
+        assert expected in said
+    assert "has 7 things to mend" in said
+    assert "lsv2_secret" not in said
+
+
+def test_what_has_no_mistake_can_still_be_checked(tmp_path: Path) -> None:
+    text = "channels: {ops: {type: slack, url: 1}}\nroutes: [{channels: [ops]}]\n7: 1\n"
+    text += "agents: {a: {metrics: {m: {sql: mode}, n: {sql: ''}}}}\n"
+    with pytest.raises(MistakesError) as caught:
+        read_configuration(written(tmp_path, text))
+    assert len(caught.value.mistakes) == 3, "a channel with a mistake is not also one that is missing"
+    assert list(caught.value.usable.agents["a"].metrics) == ["m"]
+    assert ("agents", "a", "metrics", "n") in caught.value.places
+
+
+def test_the_defaults_hold_for_what_must_work_while_the_file_cannot_be_used(tmp_path: Path) -> None:
+    written(tmp_path, "web: {port: x}\n")
+    environment = {"METAMON_HOME": str(tmp_path), "METAMON_DATABASE_URL": "postgresql://host/db"}
+    settings, unusable = Settings.load_or_defaults(environment)
+    assert isinstance(unusable, MistakesError)
+    assert (settings.home, settings.web.port, settings.database_url is None) == (tmp_path, 4318, False)
+    written(tmp_path, "web: {port: 9}\n")
+    settings, unusable = Settings.load_or_defaults(environment)
+    assert (settings.web.port, unusable) == (9, None)
+
+
 def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     path = tmp_path / "metamon.yaml"
     path.write_bytes(b"timezone: \xff")
     with pytest.raises(ConfigError, match=r"metamon\.yaml is not UTF-8"):
         read_configuration(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("map: " + "[" * 3_000 + "]" * 3_000, "nested too deeply"),
+        ("map: &a {b: *a}", "more than 100,000 values"),
+        ("a0: &a0 [x]\n" + "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]\n" for n in range(9)), "more than 100,000 values"),
+        ("ui_port: " + "9" * 5_000, "a value that cannot be read"),
+    ],
+    ids=["nested", "endless", "a billion", "a huge number"],
+)
+def test_a_file_that_would_never_be_read_is_refused_at_once(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in complaint(tmp_path, text)
 
 
 def test_a_literal_key_is_refused_and_not_repeated(tmp_path: Path) -> None:
@@ -197,8 +256,9 @@ routes: [{channels: [ops], severities: [critical]}]
         (AGENTS.replace("owner", "ownr"), "metamon.yaml:4: agents.support.ownr: unknown key; did you mean owner?"),
         (AGENTS.replace("feedback: stars", "feedbak: stars"), "rating.feedbak: unknown key; did you mean feedback?"),
         (AGENTS.replace("max: 0.01", "max: 0.01, min: 1"), "agents.support.targets.error_rate: min is above max"),
-        (AGENTS.replace("channels: [ops]", "channels: [oops]"), "routes name channels that are not there: oops (channels: ops)"),
+        (AGENTS.replace("channels: [ops]", "channels: [oops]"), "routes: they name channels that are not there: oops (channels: ops)"),
         (AGENTS.replace("env:SLACK_URL", "https://hooks.example/abc"), "channels.ops.url: a secret is not written here"),
+        ("sources:\n- {type: langsmith, project: p, api_key: env:K, endpoint: 'https://me:hunter2@x'}", ":2: an address with a password"),
         ("web: {prt: 1}", "metamon.yaml:1: web.prt: unknown key; did you mean port?"),
         ("sources: [{type: langsmith, project: a, api_key: env:A, exclude: {tag: [b]}}]", "exclude.tag: unknown key; did you mean tags?"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -11,8 +13,11 @@ import pytest
 from metamon_assets import jobs, partitions
 from metamon_assets.config import Settings
 from metamon_assets.metrics.sensors import late_days
+from metamon_assets.pipeline import PipelineError, _days_to_run, _progress
+from metamon_assets.reports.summary import summarise
 from metamon_assets.warehouse import connect
 from metamon_assets_tests.sample import DAYS, Pipeline
+from metamon_assets_tests.waiting import until
 
 COUNTED = {
     "traces": "SELECT count(*) FROM metamon.traces WHERE day = %s",
@@ -115,6 +120,34 @@ def test_a_blocking_check_stops_the_metrics(pipeline: Pipeline, days: list[date]
     assert not jobs.computed_days(pipeline.instance)
     passed, why = pipeline.verdict(dg.AssetCheckKey(dg.AssetKey("spans"), "no_orphans"), DAYS[1])
     assert (passed, why) == (False, "1 spans without their trace, such as lost")
+
+
+def test_while_days_take_long_something_is_said_and_how_long_is_left() -> None:
+    said: list[str] = []
+    with _progress(10, said.append, every_seconds=0.01) as advance:
+        until(lambda: len(said) > 1, 10, "a line before the first part")
+        assert said[0].startswith("Computed 0 of 10 days in 0 s; ")
+        advance(DAYS[:1])
+        before = len(said)
+        assert re.fullmatch(r"Computed 1 of 10 days in \d+ s; about \d+ s left", said[-1])
+        until(lambda: len(said) > before, 10, "a line after the first part")
+    assert said[-1].endswith("left")
+    assert "progress" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_an_empty_home_is_told_how_to_connect(database: str, tmp_path: Path) -> None:
+    connection = connect(database)
+    with pytest.raises(PipelineError, match="metamon connect langsmith"):
+        _days_to_run(connection, Settings.load({"METAMON_HOME": str(tmp_path)}), frozenset(), None, None)
+    connection.close()
+
+
+def test_what_came_in_is_followed_by_where_to_look(pipeline: Pipeline) -> None:
+    connection = connect(pipeline.url)
+    text = str(summarise(connection, Settings.load(), days_computed=0))
+    connection.close()
+    for command in ("metamon report", "metamon readiness", "metamon up", "metamon sql"):
+        assert f"\n  {command} " in text
 
 
 def test_chunks_are_runs_of_neighbours() -> None:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from metamon_assets.cli.group import main
-from metamon_assets.cli.output import database, json_option, print_json, print_table, with_settings
+from metamon_assets.cli.output import database, has_database, json_option, print_json, print_table, with_settings
 from metamon_assets.errors import MetamonError
 
 if TYPE_CHECKING:
     from metamon_assets.config import Settings
+    from metamon_assets.warehouse.configuration import Version
 
 
 @main.group()
@@ -21,25 +22,39 @@ def config() -> None:
 
 @config.command()
 @json_option
-@with_settings
-def check(settings: Settings, as_json: bool) -> None:
+def check(as_json: bool) -> None:
     """Say whether metamon.yaml can be used, and everything that is wrong with it. Exit code 1 when something is."""
-    from metamon_assets.config import ConfigError
+    from metamon_assets.config import MistakesError, Settings
     from metamon_assets.config.changes import without_effect
     from metamon_assets.metrics.expressions import check_expressions
 
-    problems = check_expressions(settings)
+    settings, unusable = Settings.load_or_defaults()
+    if isinstance(unusable, MistakesError):
+        usable, mistakes = unusable.usable, [*unusable.mistakes, *check_expressions(unusable.usable, unusable.places)]
+    elif unusable:
+        raise unusable
+    else:
+        usable, mistakes = settings, check_expressions(settings)
     idle = without_effect(settings)
     if as_json:
-        print_json({"path": settings.config_path, "exists": settings.config_path.exists(), "problems": problems, "without_effect": idle})
+        print_json({"path": settings.config_path, "exists": settings.config_path.exists(), "problems": mistakes, "without_effect": idle})
     elif not settings.config_path.exists():
         click.echo(f"There is no {settings.config_path}: the defaults hold.")
-    elif not problems:
+    elif not mistakes:
         click.echo(f"{settings.config_path} can be used.")
     if idle and not as_json:
         click.echo(f"Kept, but nothing reads it yet: {', '.join(idle)}.")
-    if problems:
-        raise ConfigError(f"{settings.config_path} has {len(problems)} to mend:\n" + "\n".join(f"  {text}" for text in problems))
+    if mistakes:
+        raise MistakesError(settings.config_path, mistakes, usable)
+
+
+def _versions(settings: Settings) -> list[Version]:
+    from metamon_assets.warehouse.configuration import versions
+
+    if not has_database(settings):
+        return []
+    with database(settings, noted=False) as connection:
+        return versions(connection)
 
 
 @config.command()
@@ -49,10 +64,8 @@ def check(settings: Settings, as_json: bool) -> None:
 def diff(settings: Settings, since: int | None, as_json: bool) -> None:
     """Show what changed in metamon.yaml since the version that ran last."""
     from metamon_assets.config.changes import content, differences
-    from metamon_assets.warehouse.configuration import versions
 
-    with database(settings, noted=False) as connection:
-        known = versions(connection)
+    known = _versions(settings)
     found = next((version for version in known if since in (None, version.number)), None)
     if since is not None and found is None:
         raise MetamonError(f"There is no version {since}: `metamon config history` lists them.")
@@ -71,10 +84,8 @@ def diff(settings: Settings, since: int | None, as_json: bool) -> None:
 @with_settings
 def history(settings: Settings, as_json: bool) -> None:
     """List the versions of metamon.yaml that ran, the newest first."""
-    from metamon_assets.warehouse.configuration import versions
 
-    with database(settings, noted=False) as connection:
-        known = versions(connection)
+    known = _versions(settings)
     if as_json:
         print_json(known)
     elif not known:

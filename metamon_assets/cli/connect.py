@@ -43,7 +43,12 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @connect.command()
 @click.option("--key", metavar="NAME", help="Environment variable that holds the key. [default: LANGSMITH_API_KEY]")
-@click.option("--endpoint", help="Address of the API, for the EU or a server of your own.")
+@click.option(
+    "--endpoint",
+    envvar=["LANGSMITH_ENDPOINT", "LANGCHAIN_ENDPOINT"],
+    show_envvar=True,
+    help="Address of the API, for the EU or a server of your own.",
+)
 @click.option("--workspace", "workspace_id", help="Workspace, for keys that see several.")
 @click.option("--days", type=click.IntRange(0, 3650), help="How many days back to read. [default: 14]")
 @_common
@@ -93,8 +98,16 @@ def _receive(settings: Settings, connection: Connection, wait: int | None) -> No
     from metamon_assets.errors import MetamonError
     from metamon_assets.onboarding import receiving
     from metamon_assets.onboarding.guess import printable
+    from metamon_assets.supervisor import read_state
 
-    begun, endpoint, token = datetime.now(UTC), receiving.endpoint_of(settings), receiving.new_token(connection)
+    running = (read_state(settings.home) or {}).get("web")
+    endpoint = receiving.endpoint_of(settings, running)
+    begun, token = datetime.now(UTC), receiving.new_token(connection)
+    if running is None and settings.web.public_url is None and receiving.taken(settings):
+        say(
+            f"Something listens at {endpoint} already. Unless that is `metamon web`, `metamon up` takes the next free port, and the token"
+            " must not be sent to the other: take the address from `metamon status` once Metamon is up.\n"
+        )
     say("The token below may only send data. It is shown this once; `metamon token revoke` takes it back.\n")
     say("Environment variables, for any language:\n")
     click.echo(receiving.environment_lines(endpoint, token))

@@ -70,8 +70,8 @@ def ingest(settings: Settings, *, paths: tuple[str, ...], kind: str, mapping: st
 
 
 @main.command()
-@click.option("--days", type=click.IntRange(min=1), help="How many days a new sample world gets, up to yesterday. [default: 90]")
-@click.option("--per-day", type=click.IntRange(min=1), help="Traces a day. [default: 2000]")
+@click.option("--days", type=click.IntRange(min=1), help="How many days a new sample world gets, up to yesterday. [default: 28]")
+@click.option("--per-day", type=click.IntRange(min=1), help="Traces a day. [default: 1000]")
 @click.option("--seed", type=int, help="Another seed gives another world. [default: 7]")
 @with_settings
 def simulate(settings: Settings, days: int | None, per_day: int | None, seed: int | None) -> None:
@@ -91,7 +91,7 @@ def dictionary(settings: Settings, table: str | None, as_json: bool) -> None:
     """Explain the tables and columns (of TABLE alone, if named) as Markdown."""
     from metamon_assets.warehouse import contracts
 
-    with database(settings) as connection:
+    with database(settings, existing=True) as connection:
         relations = [
             relation
             for relation in contracts.relations(connection)
@@ -119,7 +119,7 @@ def sql(settings: Settings, query: str, as_csv: bool, as_json: bool) -> None:
     from metamon_assets.warehouse.query import ask
     from metamon_assets.warehouse.roles import ANALYST
 
-    with database(settings, ANALYST) as connection, ask(connection, query) as answer:
+    with database(settings, ANALYST, existing=True) as connection, ask(connection, query) as answer:
         if as_csv:
             answer.write_csv(sys.stdout)
         elif as_json:
@@ -140,7 +140,7 @@ def replay(settings: Settings, reason: str | None, as_json: bool) -> None:
     from metamon_assets.traces.configured import open_sources
     from metamon_assets.traces.replay import replay as read_again
 
-    with database(settings) as connection:
+    with database(settings, existing=True) as connection:
         found = read_again(connection, open_sources(connection, settings), reason=reason, report=say)
     if as_json:
         print_json(found)

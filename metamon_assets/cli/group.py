@@ -32,8 +32,8 @@ class Group(click.Group):
             ctx.exit(getattr(error, "exit_code", 1))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of ORDER: the daily ones first."""
-        return sorted(self.commands, key=ORDER.index)
+        """Commands of Metamon in the order of ORDER, the daily ones first; those of a group as they are defined."""
+        return sorted(self.commands, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
 
 def _for_people(error: Exception) -> bool:
@@ -47,7 +47,9 @@ def _words(error: Exception) -> str:
     """What to say. A file or folder that cannot be used is nearly always the home's."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename} cannot be used: {error.strerror}. Let METAMON_HOME name a folder that you may read and write."
-    return str(error).strip() or type(error).__name__
+    from metamon_assets.reports.words import clean
+
+    return clean(str(error)).strip() or type(error).__name__  # what it quotes may be a stranger's
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

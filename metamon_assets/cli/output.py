@@ -11,13 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from metamon_assets.errors import MetamonError
+
 if TYPE_CHECKING:
     from metamon_assets.config import Settings
     from metamon_assets.warehouse.connection import Connection
 
+
+def shown(value: object) -> str:
+    """A value as text for a terminal, which would obey control characters in a stranger's name."""
+    from metamon_assets.reports.words import clean
+
+    return clean(str(value))
+
+
 def say(text: str) -> None:
     """Progress, for people."""
-    click.echo(text, err=True)
+    click.echo(shown(text), err=True)
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,20 +57,48 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def with_home(command: Callable[..., Any]) -> Callable[..., Any]:
+    """As ``with_settings``, for commands that need the home alone: a metamon.yaml that cannot be used keeps none of them from working."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> Any:
+        from metamon_assets.config import Settings
+
+        settings, unusable = Settings.load_or_defaults()
+        if unusable:
+            say(f"{settings.config_path} cannot be used (`metamon config check` says why); this command goes on without it.")
+        return command(settings, *arguments, **options)
+
+    return run
+
+
 @contextmanager
-def database(settings: Settings, role: str | None = None, *, noted: bool = True) -> Iterator[Connection]:
+def database(settings: Settings, role: str | None = None, *, noted: bool = True, existing: bool = False) -> Iterator[Connection]:
     """A connection to the migrated database; the embedded server runs for as long as it is needed.
 
-    Unless ``noted`` is false the configuration goes to the audit log when it has changed.
+    Unless ``noted`` is false the configuration goes to the audit log when it has changed. ``existing``: for commands that
+    only read, which make no database in a home that has none. Raises MetamonError for that.
     """
     from metamon_assets.warehouse import connect, server
 
+    if existing and not has_database(settings):
+        raise MetamonError(
+            f"There is no data in {settings.home} yet: connect a source with `metamon connect langsmith`, `metamon connect files PATH` or"
+            " `metamon connect otlp`, see the sample world with `make run`, or let METAMON_HOME name another folder."
+        )
     with server.ready(settings, say, noted=noted) as url:
         connection = connect(url if role is None else server.database_url(settings, role))
         try:
             yield connection
         finally:
             connection.close()
+
+
+def has_database(settings: Settings) -> bool:
+    """Whether there is something to read: a database of one's own, or an embedded one that was made."""
+    from metamon_assets.warehouse.postgres import EmbeddedPostgres
+
+    return settings.database_url is not None or EmbeddedPostgres(settings.home).status().version is not None
 
 
 def print_json(value: Any) -> None:
@@ -80,8 +118,8 @@ def print_table(columns: list[str], rows: list[tuple[Any, ...]]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
         numeric = any(isinstance(row[number], (int, float)) and not isinstance(row[number], bool) for row in rows)
-        table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(shown(column)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text("" if value is None else str(value)) for value in row))
+        table.add_row(*(Text("" if value is None else shown(value)) for value in row))
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
     console.print(table)

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from metamon_assets import log
 from metamon_assets.cli.group import main
-from metamon_assets.cli.output import json_option, print_json, say, with_settings
+from metamon_assets.cli.output import json_option, print_json, say, shown, with_home, with_settings
 from metamon_assets.errors import MetamonError
-from metamon_assets.log import LEVELS
 
 if TYPE_CHECKING:
     from metamon_assets.config import Settings
 
+LEVELS = ("debug", "info", "warning", "error", "critical")  # those of ``log``, which would take half as long to import as all else here
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -43,7 +42,7 @@ def up(settings: Settings) -> None:
 
 
 @main.command()
-@with_settings
+@with_home
 def down(settings: Settings) -> None:
     """Stop what `metamon up` started."""
     from metamon_assets import supervisor
@@ -59,6 +58,7 @@ def watch(settings: Settings) -> None:
     import signal
     import threading
 
+    from metamon_assets import log
     from metamon_assets.supervisor.elsewhere import watch as run
     from metamon_assets.supervisor.watchdog import Watchdog
 
@@ -74,7 +74,7 @@ def watch(settings: Settings) -> None:
     "--alive", metavar="COMPONENT", help="Exit code 1 unless this one gave a sign of life within five minutes; for health checks."
 )
 @json_option
-@with_settings
+@with_home
 def status(settings: Settings, alive: str | None, as_json: bool) -> None:
     """Show which processes run, where, and when each was last seen alive."""
     from metamon_assets import doctor
@@ -96,7 +96,8 @@ def status(settings: Settings, alive: str | None, as_json: bool) -> None:
     for sign in found["signs_of_life"]:
         click.echo(f"Last seen   {sign['component']}: {sign['age_seconds']:.0f} s ago")
     for finding in found["findings"]:
-        click.secho(f"{finding['state'].capitalize():<11} {finding['component']}: {finding['detail']} (since {finding['since']})", fg="red")
+        words = f"{finding['state'].capitalize():<11} {finding['component']}: {finding['detail']} (since {finding['since']})"
+        click.secho(shown(words), fg="red")
 
 
 @main.command()
@@ -105,10 +106,12 @@ def status(settings: Settings, alive: str | None, as_json: bool) -> None:
 @click.option("--since", type=Duration(), default="1h", show_default=True, help="How far back: 90s, 15m, 2h, 7d.")
 @click.option("--follow", "-f", is_flag=True, help="Go on until Ctrl-C.")
 @json_option
-@with_settings
+@with_home
 def logs(settings: Settings, components: tuple[str, ...], level: str, since: timedelta, follow: bool, as_json: bool) -> None:
     """Show what the processes of `metamon up` logged."""
     import contextlib
+
+    from metamon_assets import log
 
     path = settings.logs / log.FILE_NAME
     if not path.exists() and not follow:
@@ -122,21 +125,21 @@ def logs(settings: Settings, components: tuple[str, ...], level: str, since: tim
 
 @main.command(name="doctor")
 @json_option
-@with_settings
-def doctor_command(settings: Settings, as_json: bool) -> None:
+def doctor_command(as_json: bool) -> None:
     """Say what is configured, reachable, missing, and how to mend it. Exit code 1 when something is broken."""
     from metamon_assets import doctor
+    from metamon_assets.config import Settings
 
-    findings = doctor.examine(settings)
+    findings = doctor.examine(*Settings.load_or_defaults())
     if as_json:
         print_json(findings)
     else:
         marks = {"ok": click.style("ok  ", fg="green"), "note": click.style("note", fg="yellow"), "broken": click.style("FAIL", fg="red")}
         width = max(len(finding.subject) for finding in findings)
         for finding in findings:
-            click.echo(f"{marks[finding.state]}  {finding.subject:<{width}}  {finding.found}")
+            click.echo(f"{marks[finding.state]}  {finding.subject:<{width}}  {shown(finding.found)}")
             if finding.mend:
-                click.echo(f"      {'':<{width}}  → {finding.mend}")
+                click.echo(f"      {'':<{width}}  → {shown(finding.mend)}")
     if any(finding.state == "broken" for finding in findings):
         sys.exit(1)
 

@@ -27,10 +27,11 @@ def readiness(settings: Settings, *, days: int, project: str | None, agent: str 
     """Say what works with the traffic there is, the smallest effect it shows, and what takes how long."""
     from metamon_assets.reports.findings import Context
     from metamon_assets.reports.readiness import assess
-    from metamon_assets.reports.report import last_days
+    from metamon_assets.reports.report import check_names, last_days
 
     now = datetime.now(UTC)
-    with database(settings) as connection:
+    with database(settings, existing=True) as connection:
+        check_names(connection, project, agent)
         start, end = last_days(connection, now, days, project, agent)
         found = assess(Context(connection, start, end, now, settings.timezone, project, agent, settings))
     if as_json:
@@ -48,8 +49,9 @@ def _print(found: list[Readiness]) -> None:
     from rich.text import Text
 
     from metamon_assets.reports import words
-    from metamon_assets.reports.sections.readiness import waiting
+    from metamon_assets.reports.sections.readiness import STATES, TRAFFIC, merged, waiting
 
+    click.echo(f"{TRAFFIC}\n")
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     for agent in dict.fromkeys(entry.agent for entry in found):
         table = Table(
@@ -58,10 +60,9 @@ def _print(found: list[Readiness]) -> None:
             box=box.SIMPLE_HEAD,
             pad_edge=False,
         )
-        for name in ("feature", "state", "why", "smallest effect", "ready in about"):
+        for name in ("feature", "traffic", "why", "smallest effect", "enough in about"):
             table.add_column(name, overflow="fold")
-        for entry in found:
-            if entry.agent == agent:
-                state = Text(entry.state, style=_COLOURS[entry.state])
-                table.add_row(entry.feature, state, Text(entry.why), entry.smallest_effect or "–", waiting(entry))
+        for entry in merged([entry for entry in found if entry.agent == agent]):
+            state = Text(STATES[entry.state], style=_COLOURS[entry.state])
+            table.add_row(entry.feature, state, Text(entry.why), entry.smallest_effect or "–", waiting(entry))
         console.print(table)

@@ -45,7 +45,7 @@ def report(
 ) -> None:
     """Say what was found: cost, slow steps, errors, changes, repeats, savings, and which runs show it."""
     from metamon_assets.reports.report import as_json as document
-    from metamon_assets.reports.report import build_report, last_days
+    from metamon_assets.reports.report import build_report, check_names, last_days
     from metamon_assets.reports.terminal import print_report
 
     if from_day and days:
@@ -53,7 +53,8 @@ def report(
     if from_day and to_day and from_day > to_day:
         raise click.UsageError("--from lies after --to.")
     registry, now = _chosen(keys), datetime.now(UTC)
-    with database(settings) as connection:
+    with database(settings, existing=True) as connection:
+        check_names(connection, project, agent)
         start, end = last_days(connection, now, days or 14, project, agent)
         if to_day:
             end = to_day.replace(tzinfo=UTC) + timedelta(days=1)

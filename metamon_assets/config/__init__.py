@@ -7,12 +7,13 @@ never written in the file: it names the environment variable that holds them (``
 
 Environment: ``METAMON_HOME`` (data folder, default ``.metamon``), ``METAMON_CONFIG`` (default
 ``<METAMON_HOME>/metamon.yaml``), ``METAMON_DATABASE_URL`` (a Postgres of your own instead of the embedded one),
-``METAMON_DAGSTER_DATABASE_URL`` (needed only beside it, for Dagster's own storage).
+``METAMON_DAGSTER_DATABASE_URL`` (needed only beside it, for Dagster's own storage), ``METAMON_UI_URL`` (where the Dagster UI is,
+which ``metamon up`` tells its children).
 """
 
 from metamon_assets.config.part import Part
 from metamon_assets.config.reading import json_schema, read_configuration, write_schema
-from metamon_assets.config.secret import CONFIG_NAME, ConfigError, Secret
+from metamon_assets.config.secret import CONFIG_NAME, ConfigError, MistakesError, Secret
 from metamon_assets.config.settings import DEFAULT_HOME, Settings
 from metamon_assets.config.shape import (
     Agent,
@@ -37,6 +38,7 @@ __all__ = [
     "FilesSource",
     "LangSmithExportSource",
     "LangSmithSource",
+    "MistakesError",
     "OtlpSource",
     "Part",
     "PriceOverride",

@@ -94,7 +94,7 @@ def _check(node: exp.Expr) -> None:
 
     kind, shown = type(node).__name__, node.sql(dialect="postgres")[:60]
     if isinstance(node, exp.Anonymous):
-        if node.name.lower() not in _FUNCTIONS:
+        if node.name.lower() not in _FUNCTIONS or isinstance(node.this, exp.Identifier):
             raise ExpressionError(f"the function {node.name.lower()} is not among those that may be used")
         return
     if kind not in _ALLOWED:
@@ -105,8 +105,21 @@ def _check(node: exp.Expr) -> None:
         raise ExpressionError(f"a value is not turned into {shown} here; numeric, integer, boolean and text are possible")
     if isinstance(node, exp.Var) and node.name.upper() not in _EXTRACTED:
         raise ExpressionError(f"{node.name} is not allowed here; of a time, epoch, hour, dow and isodow can be taken")
+    _check_inside(node, shown)
+
+
+def _check_inside(node: exp.Expr, shown: str) -> None:
+    """What a kind of node that is allowed may not hold."""
+    from sqlglot import exp
+
     if isinstance(node, exp.JSONPathKey) and not _KEY.fullmatch(str(node.this)):
         raise ExpressionError("the key of a JSON value must be text without control characters")
+    if isinstance(node, exp.JSONExtractScalar) and not isinstance(node.expression, exp.JSONPath):
+        raise ExpressionError(f"write the key of {shown} as text: metadata ->> 'resolved'")
+    if isinstance(node, exp.Cast) and node.args.get("format"):
+        raise ExpressionError(f"{shown!r} is not allowed here: a value is turned into a type without FORMAT")
+    if isinstance(node, exp.Literal) and "\x00" in node.name:
+        raise ExpressionError("a text cannot hold the character NUL")
     if isinstance(node, exp.In) and (node.args.get("query") or node.args.get("unnest")):
         raise ExpressionError("IN takes a list of values here")
 

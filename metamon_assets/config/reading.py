@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import difflib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 
 from metamon_assets.config.part import Part
-from metamon_assets.config.secret import ConfigError
+from metamon_assets.config.secret import ConfigError, MistakesError, Secret
 from metamon_assets.config.shape import Configuration
 from metamon_assets.config.sources import FilesSource, LangSmithExportSource, LangSmithSource, OtlpSource
 
@@ -20,12 +23,15 @@ if TYPE_CHECKING:
 
 SCHEMA_NAME = "metamon.schema.json"
 SCHEMA_LINE = f"# yaml-language-server: $schema=./{SCHEMA_NAME}"
+MOST_VALUES = 100_000
+_PASSWORD = re.compile(r"://[^/?#\s:@]*:[^/?#\s@]+@")
 _SOURCE_MODELS: dict[str, type[Part]] = {
     "files": FilesSource,
     "otlp": OtlpSource,
     "langsmith": LangSmithSource,
     "langsmith_export": LangSmithExportSource,
 }
+_ACROSS = ("routes",)  # where the one check across parts says what is wrong
 _SOURCE_TYPES = ", ".join(_SOURCE_MODELS)
 
 
@@ -46,11 +52,78 @@ def write_schema(config_path: Path) -> Path:
 
 def read_configuration(path: Path) -> Configuration:
     """The checked contents of ``path``. Raises ConfigError, which lists everything that is wrong and on which line."""
+    root, content = _parsed(path)
+    if content is None:
+        return Configuration()
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}:1: the file must consist of keys and values, such as `timezone: UTC`.")
+    found, errors, places = _validated(content)
+    problems = [*_duplicate_keys(root), *_passwords(root), *(_explain(error, root) for error in errors)]
+    if problems:
+        raise MistakesError(path, [f"{path.name}:{line}: {text}" for line, text in sorted(problems)], found, places)
+    return found
+
+
+def _validated(content: dict[Any, Any]) -> tuple[Configuration, list[Any], list[tuple[Any, ...]]]:
+    """What can be used of the file, everything that is wrong, and which places are therefore left out.
+
+    Pydantic alone stops at a part that it cannot tell the type of, and compares parts with each other only when each is right.
+    """
+    remaining, errors, taken = copy.deepcopy(content), list[Any](), list[tuple[Any, ...]]()
+    while True:
+        try:
+            return Configuration.model_validate(remaining), errors, taken
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)
+        across = [problem for problem in found if not problem["loc"]]  # of parts that are compared with each other
+        if not taken:
+            errors += [further for problem in found for further in (problem, *_mistyped_source(problem, content))]
+        elif not any(place[:1] == ("channels",) for place in taken):  # a channel that was taken out is no channel that is missing
+            errors += across
+        for place in sorted((_wrong_place(problem["loc"], remaining) for problem in found), key=str, reverse=True):
+            taken.append(place)
+            _take_out(remaining, place)
+
+
+def _mistyped_source(problem: Any, content: dict[Any, Any]) -> list[Any]:
+    """What else is wrong with a source whose type is misspelt."""
+    if problem["type"] != "union_tag_invalid" or not (near := _near(problem["ctx"]["tag"], _SOURCE_MODELS)):
+        return []
+    try:
+        _SOURCE_MODELS[near].model_validate(content["sources"][problem["loc"][1]] | {"type": near})
+    except ValidationError as error:
+        further = error.errors(include_url=False, include_input=False)
+        return [{**inner, "loc": (*problem["loc"], near, *inner["loc"])} for inner in further]
+    return []
+
+
+def _wrong_place(location: tuple[str | int, ...], content: Any) -> tuple[Any, ...]:
+    """What to take out of the file so that an error goes: what is wrong, or the part in which something is missing."""
+    place: tuple[Any, ...] = ()
+    for step in location:
+        known: Any = content if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ()
+        if step in known:
+            content, place = content[step], (*place, step)
+    return place or _ACROSS
+
+
+def _take_out(content: Any, place: tuple[Any, ...]) -> None:
+    for step in place[:-1]:
+        if (step not in content) if isinstance(content, dict) else step >= len(content):
+            return  # it went with the part that it was in
+        content = content[step]
+    with contextlib.suppress(KeyError, IndexError):
+        del content[place[-1]]
+
+
+def _parsed(path: Path) -> tuple[yaml.Node | None, Any]:
+    """The file as nodes, which know their lines, and as plain values. Raises ConfigError."""
     import yaml
 
     try:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+        _check_size(root, path)
         content = yaml.load(text, Loader=_plain_loader())  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
@@ -62,19 +135,37 @@ def read_configuration(path: Path) -> Configuration:
         raise ConfigError(f"{path}:{line}: not YAML: {error.problem or error.context}. Check indentation, colons and quotes.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
-    if content is None:
-        return Configuration()
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}:1: the file must consist of keys and values, such as `timezone: UTC`.")
-    problems = list(_duplicate_keys(root))
-    try:
-        found = Configuration.model_validate(content)
-    except ValidationError as error:
-        problems += [_explain(problem, root) for problem in error.errors(include_url=False, include_input=False)]
-    if problems:
-        listed = "\n".join(f"  {path.name}:{line}: {text}" for line, text in sorted(problems))
-        raise ConfigError(f"{path} has {len(problems)} thing{'s' * (len(problems) > 1)} to mend:\n{listed}")
-    return found
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested too deeply: no key of it has more than a few levels.") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise ConfigError(f"{path} has a value that cannot be read: {error}") from error
+    return root, content
+
+
+def _check_size(root: yaml.Node | None, path: Path) -> None:
+    """Refuse aliases that contain themselves, or that a few lines of make millions of values."""
+    sizes: dict[int, int] = {}
+
+    def size(node: Any) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = MOST_VALUES + 1  # until it is known: what comes back to itself has no end
+            inner = node.value if isinstance(node.value, list) else []
+            sizes[id(node)] = 1 + sum(map(size, (part for item in inner for part in (item if isinstance(item, tuple) else (item,)))))
+        return sizes[id(node)]
+
+    if root is not None and size(root) > MOST_VALUES:
+        raise ConfigError(f"{path} has more than {MOST_VALUES:,} values when its aliases (*name) are written out: write what is meant.")
+
+
+def _passwords(node: yaml.Node | None) -> Iterator[tuple[int, str]]:
+    """Addresses with a password in them, which would be shown wherever the configuration is."""
+    if node is not None and isinstance(node.value, str):
+        if _PASSWORD.search(node.value):
+            yield node.start_mark.line + 1, "an address with a password is not written here: leave the password out"
+        return
+    for item in node.value if node is not None else []:
+        for part in item if isinstance(item, tuple) else (item,):
+            yield from _passwords(part)
 
 
 def lines_of(path: Path) -> dict[tuple[str | int, ...], int]:
@@ -132,24 +223,35 @@ def _duplicate_keys(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[
 
 def _explain(problem: Any, root: yaml.Node | None) -> tuple[int, str]:
     """Line and sentence for one of pydantic's errors."""
-    path, line = _locate(problem["loc"], root)
+    path, line = _locate(problem["loc"] or _ACROSS, root)
     kind = problem["type"]
     if kind == "extra_forbidden":
         return line, f"{path}: unknown key{_nearest(problem['loc'])}"
     if kind == "missing":
-        return line, f"{path}: missing; add it"
+        return line, f"{path}: missing; add it{' as env:NAME_OF_THE_VARIABLE' * _is_secret(problem['loc'])}"
     if kind == "union_tag_not_found":
         return line, f"{path}.type: missing; one of {_SOURCE_TYPES}"
     if kind == "union_tag_invalid":
-        return line, f"{path}.type: must be one of {_SOURCE_TYPES}"
+        near = _near(problem["ctx"]["tag"], _SOURCE_MODELS)
+        return line, f"{path}.type: must be one of {_SOURCE_TYPES}" + (f"; did you mean {near}?" if near else "")
     return line, f"{path}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
 
 
 def _nearest(location: tuple[str | int, ...]) -> str:
     """The keys that are known there: the one that was probably meant, else all."""
     known = [*part_at(location[:-1]).model_fields]
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(known)}"
+    close = _near(location[-1], known)
+    return f"; did you mean {close}?" if close else f"; known here: {', '.join(known)}"
+
+
+def _near(name: object, known: Iterable[str]) -> str:
+    """The known name that was probably meant; empty when none is near."""
+    return next(iter(difflib.get_close_matches(str(name), list(known), n=1)), "")
+
+
+def _is_secret(location: tuple[str | int, ...]) -> bool:
+    field = part_at(location[:-1]).model_fields.get(str(location[-1]))
+    return field is not None and field.annotation is Secret
 
 
 def part_at(location: tuple[str | int, ...]) -> type[Part]:

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import GetCoreSchemaHandler, SecretStr
 from pydantic_core import PydanticCustomError, core_schema
 
 from metamon_assets.errors import MetamonError
 
+if TYPE_CHECKING:
+    from metamon_assets.config.shape import Configuration
+
 CONFIG_NAME = "metamon.yaml"
 
 
 class ConfigError(MetamonError):
     """The configuration cannot be used; the message names the file, the line, the key and how to mend it."""
+
+
+class MistakesError(ConfigError):
+    """A readable file has mistakes. ``usable`` is what there is without the parts that have them (at ``places``), for further checks."""
+
+    def __init__(self, path: Path, mistakes: Sequence[str], usable: Configuration, places: Sequence[tuple[Any, ...]] = ()) -> None:
+        listed = "\n".join(f"  {text}" for text in mistakes)
+        super().__init__(f"{path} has {len(mistakes)} thing{'s' * (len(mistakes) > 1)} to mend:\n{listed}")
+        self.mistakes = tuple(mistakes)
+        self.usable = usable
+        self.places = tuple(places)
 
 
 class Secret:

@@ -291,7 +291,7 @@ class Configuration(Part):
             known = ", ".join(self.channels) or "none is defined"
             raise PydanticCustomError(
                 "route",
-                "routes name channels that are not there: {unknown} (channels: {known})",
+                "they name channels that are not there: {unknown} (channels: {known})",
                 {"unknown": ", ".join(unknown), "known": known},
             )
         return self

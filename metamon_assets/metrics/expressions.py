@@ -47,5 +47,6 @@ def _targets(agent: str, part: Agent, known: Sequence[str]) -> Iterator[str]:
     for name in part.targets:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"define it under agents.{agent}.metrics, or name one of docs/metrics.md"
+            others = f"define it under agents.{agent}.metrics, or name one of `metamon dictionary analytics.daily_metrics`"
+            hint = f"did you mean {near[0]}?" if near else others
             yield f"agents.{agent}.targets.{name}: there is no metric {name}; {hint}"

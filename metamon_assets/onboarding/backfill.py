@@ -16,6 +16,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from metamon_assets.errors import MetamonError
+from metamon_assets.reports.words import duration
 from metamon_assets.traces.available import available_days
 from metamon_assets.traces.configured import ConfiguredSource, open_sources
 from metamon_assets.traces.ingest import IngestError, ingest_days
@@ -192,13 +193,6 @@ def next_step(days: Sequence[date], most: int) -> list[date]:
             break
         step.append(day)
     return step[::-1]
-
-
-def duration(seconds: float) -> str:
-    """A rough time for people."""
-    if seconds < 90:
-        return f"about {max(5, round(seconds / 5) * 5):.0f} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
 
 
 def _cannot_tell(configured: ConfiguredSource) -> bool:

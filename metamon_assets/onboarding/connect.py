@@ -101,6 +101,7 @@ def connect_langsmith(settings: Settings, options: Options, dialogue: Dialogue) 
         raise ConnectError(f"--map: {', '.join(unknown)} cannot be mapped; these can: {', '.join(sorted(_MAPPABLE))}.")
     variable = key_variable(options.key)
     langsmith = LangSmith(variable, options.endpoint, options.workspace_id)
+    dialogue.say(f"LangSmith at {printable(langsmith.address, 200)}, with the key in {variable}")
     compare_clocks(langsmith, dialogue)
     projects = langsmith.projects()
     chosen = _choose_projects(projects, options, dialogue)
@@ -184,18 +185,19 @@ def _reader_of_days(today: date) -> Any:
             if days > 3650:
                 raise AnswerError("That is more than ten years: give a number of days, such as 14.")
             return today - timedelta(days=days) if days else None
-        return _day(answer, today)
+        return _day(answer, today, f"Give a number of days, or a day like {today} (today, UTC).")
 
     return read
 
 
-def _day(answer: str, today: date) -> date:
+def _day(answer: str, latest: date, possible: str) -> date:
+    """The day that somebody gave. Raises AnswerError with what is possible."""
     try:
         day = date.fromisoformat(answer)
     except ValueError:
-        raise AnswerError(f"{printable(answer)} is neither a number of days nor a day like {today}.") from None
-    if day > today:
-        raise AnswerError(f"{day} has not come yet; today is {today} (UTC).")
+        raise AnswerError(f"{printable(answer)} is no day. {possible}") from None
+    if day > latest:
+        raise AnswerError(f"There is nothing after {latest}. {possible}")
     return day
 
 
@@ -270,9 +272,10 @@ def connect_files(settings: Settings, path: Path, options: Options, dialogue: Di
             _show_columns(guess, dialogue)
     if guess.mapping is not None and not guess.usable:
         names = ", ".join(printable(name) for name in sample.rows[0])
+        only = "Its columns are" if len(sample.rows[0]) > 1 else "No delimiter was recognised, and it has one column only"
         raise ConnectError(
             f"{path}: no column tells when a run started, without which it belongs to no day. Say which does, with"
-            f" --map start_time=COLUMN. Its columns are {names}."
+            f" --map start_time=COLUMN. {only}: {names}."
         )
     keys: dict[str, JsonValue] = {"type": "files", "project": project, "path": str(path.absolute())}
     if guess.mapping is not None:
@@ -300,16 +303,22 @@ def _connect_held(
     chosen: date | None = max(options.first, first) if options.first else first
     if options.first is None and options.backfill is None and first != last:
         chosen = dialogue.ask(
-            f"Read everything from {first} on now? (a later day, or none)", str(first), lambda answer: _start_of_files(answer, first, last)
+            f"From which day on should they be read now? (Enter: {first}, which is everything; a day up to {last}; or none)",
+            str(first),
+            lambda answer: _start_of_files(answer, first, last),
         )
+        if chosen is None:
+            dialogue.say("None are read now.")
     _write(settings, kind, [source], first, dialogue)
     return Connected(_wants_backfill(options, chosen is not None), chosen)
 
 
 def _start_of_files(answer: str, first: date, last: date) -> date | None:
-    if answer.lower() in ("y", "yes"):
+    if answer.lower() in ("y", "yes", "all"):
         return first
-    return None if answer.lower() in _NONE | {"n"} else max(first, _day(answer, max(last, datetime.now(UTC).date())))
+    if answer.lower() in _NONE | {"n"}:
+        return None
+    return max(first, _day(answer, last, f"Give one from {first} to {last}, or none to read nothing now."))
 
 
 def _days_held(settings: Settings, kind: type[FilesSource | OtlpSource], source: NewSource, dialogue: Dialogue) -> tuple[date, date]:

@@ -36,7 +36,7 @@ class Dialogue:
         self.asked.append(question)
         for _ in range(_TRIES - 1):
             try:
-                return read(self.prompt(question, default).strip())
+                return read(self.prompt(question, default).strip() or default)
             except AnswerError as error:
                 self.say(str(error))
-        return read(self.prompt(question, default).strip())
+        return read(self.prompt(question, default).strip() or default)

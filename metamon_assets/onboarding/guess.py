@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -238,7 +237,7 @@ def examples(texts: Iterable[str]) -> tuple[str, ...]:
 def printable(text: str, longest: int = _EXAMPLE_LENGTH) -> str:
     """Somebody's text for a screen: redacted, one line, without control characters (which could move the cursor), shortened."""
     shown = Redactor().text(text[:1_000])
-    shown = "".join(" " if unicodedata.category(mark) in ("Cc", "Cf", "Cs", "Zl", "Zp") else mark for mark in shown)
+    shown = "".join(mark if mark.isprintable() else " " for mark in shown)
     shown = " ".join(shown.split())
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 

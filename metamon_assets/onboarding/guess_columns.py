@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, time
 from functools import cache
 from typing import Any
 
@@ -24,14 +24,39 @@ from metamon_assets.traces.normalise import known_status
 from metamon_assets.traces.sources.base import Kind
 from metamon_assets.traces.sources.conversion import parse_time
 from metamon_assets.traces.sources.mapping import Mapping as ColumnMapping
-from metamon_assets.traces.sources.mapping import bundled, load
+from metamon_assets.traces.sources.mapping import bundled, joined, load
+
+Reader = Callable[[Any], Any]  # what a value means; None: nothing that can be read
 
 REQUIRED = ("start_time", "latency_seconds", "status")  # said even when they are not found
-_READABLE = 0.95  # of a column's values must be what it is taken for
+_READABLE = 0.95  # of the values of a column must be times for it to be taken as one whatever its name
+_MOSTLY = 0.5  # of the values of a column that is named for it must be what the name says; the others are dirt, and said
+_FEW_WORDS = 10  # so many different values may stand for "unknown"; more are faults of the file
+_LONGEST_WORD = 20
+_ENOUGH = 20  # times from which on it means something that all have the same time of day
 _DAY_FIRST, _MONTH_FIRST = "%d/%m/%Y", "%m/%d/%Y"
-_DATES = ("%d.%m.%Y", "%Y/%m/%d", "%Y.%m.%d", _MONTH_FIRST, _DAY_FIRST, "%m-%d-%Y", "%d-%m-%Y", "%d %b %Y", "%b %d, %Y", "%d/%b/%Y")
+_DATES = (
+    "%Y-%m-%d",
+    "%d.%m.%Y",
+    "%Y/%m/%d",
+    "%Y.%m.%d",
+    _MONTH_FIRST,
+    _DAY_FIRST,
+    "%m-%d-%Y",
+    "%d-%m-%Y",
+    "%d %b %Y",
+    "%b %d, %Y",
+    "%d/%b/%Y",
+)
 _CLOCKS = (" %H:%M:%S", " %H:%M:%S.%f", " %H:%M", " %I:%M:%S %p", " %I:%M %p", "T%H:%M:%S", ":%H:%M:%S %z", " %H:%M:%S %z", "")
 FORMATS = (*(date + clock for date in _DATES for clock in _CLOCKS), "%a, %d %b %Y %H:%M:%S %z", "%a %b %d %H:%M:%S %Y")
+_CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?\s?([AaPp][Mm])?([Zz]|[+-]\d{2}:?\d{2})?")
+_CLOCK_WORDS = word_set("time clock hour tod zeit uhrzeit heure hora ora")
+_NO_CLOCK_WORDS: Mapping[str, frozenset[str]] = {
+    column: word_set(f"{others} response total run processing latency duration elapsed took taken wall execution first zone")
+    for column, others in {"start_time": "end ended finish finished stop", "end_time": "start started begin begun"}.items()
+}
+_EPOCHS = (("seconds", 1e11), ("milliseconds", 1e14), ("microseconds", 1e17), ("nanoseconds", float("inf")))  # each below
 _ZONE = re.compile(r"([Zz]|[+-]\d{2}:?\d{2}|\s(?:UTC|GMT))$")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _COMMA_NUMBER = re.compile(r"[+-]?\d+,\d+")
@@ -63,7 +88,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
         "end_time": "end_time ended_at end ended finished_at finish_time completed_at stop_time stopped_at response_at",
         "latency_seconds": (
             "latency duration elapsed elapsed_time took response_time total_time run_time runtime processing_time wall_time total_latency"
-            " request_duration time_taken execution_time e2e_latency dauer time rt"
+            " request_duration time_taken execution_time e2e_latency dauer dur ms msec millis milliseconds secs seconds time rt"
         ),
         "time_to_first_token_seconds": "time_to_first_token ttft first_token_latency first_token_time first_token time_to_first_byte ttfb",
         "status": (
@@ -76,12 +101,14 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
         "response_model": "response_model",
         "provider": "provider vendor llm_provider model_provider",
         "input_tokens": (
-            "input_tokens prompt_tokens tokens_in in_tokens num_input_tokens num_prompt_tokens n_input_tokens context_tokens"
-            " request_tokens input_token_count prompt_token_count tokens_prompt"
+            "input_tokens prompt_tokens tokens_in in_tokens in_tok tok_in input_tok prompt_tok num_input_tokens"
+            " num_prompt_tokens n_input_tokens context_tokens request_tokens input_token_count tokens_input"
+            " prompt_token_count tokens_prompt"
         ),
         "output_tokens": (
-            "output_tokens completion_tokens tokens_out out_tokens num_output_tokens num_completion_tokens generated_tokens"
-            " response_tokens output_token_count completion_token_count tokens_completion"
+            "output_tokens completion_tokens tokens_out out_tokens out_tok tok_out output_tok completion_tok num_output_tokens"
+            " num_completion_tokens generated_tokens response_tokens output_token_count tokens_output"
+            " completion_token_count tokens_completion"
         ),
         "total_tokens": "total_tokens tokens num_tokens token_count n_tokens tokens_total",
         "total_cost": "total_cost cost cost_usd price total_price usd amount_usd cost_in_usd cost_dollars spend",
@@ -130,18 +157,18 @@ def guess_columns(
     edits = edits or {}
     if not edits and _in_unified_names(found) and delimiter is None and zone is None:
         names = [name for name in RUNS.names if name in found]
-        return FileGuess(tuple(described(name, found[name], "convention") for name in names), None)
+        remarks = said_of_one_clock(found["start_time"].name, readable_times(found["start_time"], _MOSTLY))
+        return FileGuess(tuple(described(name, found[name], "convention") for name in names), None, tuple(remarks))
     if not edits and zone is None and (known := _bundled(rows)):
         return FileGuess((), known, (f"These are the columns of the mapping {known}, which comes with Metamon.",))
-    maker = _Maker(found, {name for row in rows for name in row}, zone, edits)
+    maker = _Maker(found, rows, zone, edits)
     maker.make()
     mapping: dict[str, JsonValue] = {"columns": maker.columns(project)}
     if maker.rules:
         mapping["rules"] = maker.rules
     if delimiter is not None:
         mapping["delimiter"] = delimiter
-    used = {name for guess in maker.guesses.values() if guess.used and guess.place for name in [guess.place]}
-    if gaps := sorted(name for name in used if any(name not in row for row in rows)):
+    if gaps := sorted(name for name in maker.used if any(name not in row for row in rows)):
         mapping["optional"] = list(gaps)
     missing = tuple(column for column in REQUIRED if not (column in maker.guesses and maker.guesses[column].used))
     return FileGuess(tuple(maker.guesses.values()), mapping, tuple(maker.remarks), missing)
@@ -151,7 +178,8 @@ def _in_unified_names(found: Mapping[str, Place]) -> bool:
     """Whether a file needs no mapping: it has the two columns that every row needs, under our names and readable."""
     if not {"run_id", "start_time"} <= found.keys():
         return False
-    return _readable_times(found["start_time"]) == "ISO"
+    times = readable_times(found["start_time"], _MOSTLY)
+    return times is not None and times.kind == "ISO"
 
 
 def _bundled(rows: Sequence[Mapping[str, Any]]) -> str | None:
@@ -171,9 +199,15 @@ def _bundled_mappings() -> dict[str, ColumnMapping]:
 class _Maker:
     """The guesses for one file as they are made: what is taken for one column is not taken for another."""
 
-    def __init__(self, found: Mapping[str, Place], names: Collection[str], zone: str | None, edits: Mapping[str, str | None]) -> None:
+    def __init__(
+        self, found: Mapping[str, Place], rows: Sequence[Mapping[str, Any]], zone: str | None, edits: Mapping[str, str | None]
+    ) -> None:
         self.found = found
-        self.empty = [Place(name, (), 0) for name in sorted(set(names) - found.keys())]  # columns without a value in the sample
+        self.rows = rows
+        names = {name for row in rows for name in row}
+        self.empty = [Place(name, (), 0) for name in sorted(names - found.keys())]  # columns without a value in the sample
+        self.joins: dict[str, list[str]] = {}  # columns that make one place together, by its name
+        self.placed: dict[str, Place] = {}
         self.zone = zone
         self.edits = edits
         self.guesses: dict[str, Guess] = {}
@@ -220,49 +254,96 @@ class _Maker:
     def keep(self, column: str, place: Place, rule: JsonValue, remark: str = "") -> None:
         confidence: Confidence = "convention" if place.name == column else "likely"
         self.guesses[column] = described(column, place, confidence, rule=rule, remark=remark)
-        self.taken.add(place.name)
+        self.placed[column] = place
+        self.taken.update(self.joins.get(place.name, [place.name]))
+
+    @property
+    def used(self) -> set[str]:
+        """The columns that the mapping reads."""
+        used = {name for guess in self.guesses.values() if guess.used and (name := guess.place)}
+        return {name for place in used for name in self.joins.get(place, [place])}
 
     # Times -------------------------------------------------------------------------------------------------
 
     def _time(self, column: str) -> None:
         named = self.candidates(column)
-        others = [place for place in self.found.values() if place not in named and place.name not in self.taken and _is_text(place)]
-        for place in named if column != "start_time" or column in self.edits else [*named, *others]:
-            kind = _readable_times(place)
-            if kind is not None:
-                rule: JsonValue = place.name if kind in ("ISO", "epoch") else {"column": place.name, "format": kind}
-                self.keep(column, place, self._with_zone(rule, place, kind), self._said_of_time(place, kind))
-                return
+        found = self._best_time(column, named, _MOSTLY)
+        if found is None and column == "start_time" and column not in self.edits:
+            others = [place for place in self.found.values() if place not in named and place.name not in self.taken and _is_text(place)]
+            found = self._best_time(column, others, _READABLE)
+        if found is not None:
+            self.keep(column, found[0], self._time_rule(column, *found), self._said_of_time(*found))
 
-    def _with_zone(self, rule: JsonValue, place: Place, kind: str) -> JsonValue:
-        if self.zone is None or kind == "epoch" or _has_zone(place):
-            return rule
-        return {**(rule if isinstance(rule, dict) else {"column": place.name}), "zone": self.zone}
+    def _best_time(self, column: str, named: Sequence[Place], least: float) -> tuple[Place, Times] | None:
+        """The first place with times; dates alone are taken with the time of day that stands beside them, or in the end as they are."""
+        found = [(place, times) for place in named if (times := readable_times(place, least))]
+        if whole := [(place, times) for place, times in found if times.only_clock is None]:
+            return whole[0]
+        pairs = (pair for place, _ in found if column not in self.edits and (pair := self._with_clock(column, place)))
+        return next(pairs, found[0] if found else None)
 
-    def _said_of_time(self, place: Place, kind: str) -> str:
+    def _with_clock(self, column: str, day: Place) -> tuple[Place, Times] | None:
+        clocks = [place for place in self.found.values() if place.name not in self.taken and _is_clock(place, _NO_CLOCK_WORDS[column])]
+        for clock in sorted(clocks, key=lambda place: (-len({*place.words} & {*day.words}), len(place.words), place.name)):
+            both = self._together([day.name, clock.name])
+            if both.values and (times := readable_times(both, _MOSTLY)):
+                return both, times
+        return None
+
+    def _together(self, names: list[str]) -> Place:
+        """Several columns as one place, as ``join`` in a mapping reads them."""
+        texts = [joined(row.get(name) for name in names) for row in self.rows]
+        name = " + ".join(names)
+        self.joins[name] = names
+        return Place(name, tuple(text for text in texts if text is not None), len(self.rows))
+
+    def _time_rule(self, column: str, place: Place, times: Times) -> JsonValue:
+        origin: dict[str, JsonValue] = {"join": [*self.joins[place.name]]} if place.name in self.joins else {"column": place.name}
+        steps = _unknown(place, times.read) if column == "end_time" else {}  # a row needs a start, not an end
+        if times.kind not in ("ISO", "epoch"):
+            steps["format"] = times.kind
+        if self.zone is not None and times.kind != "epoch" and not _has_zone(place):
+            steps["zone"] = self.zone
+        return {**origin, **steps} if steps or "join" in origin else place.name
+
+    def _said_of_time(self, place: Place, times: Times) -> str:
+        kind, name = times.kind, printable(place.name)
+        self._say_dirt(place, "a time", times.read)
+        self.remarks += said_of_one_clock(place.name, times)
         if kind == "epoch":
-            return "seconds, ms, us or ns since 1970"
+            return f"{_epoch_units(place)} since 1970"
         if not _has_zone(place) and self.zone is None:
-            self.remarks.append(
-                f"The times in {printable(place.name)} name no zone and are taken as UTC; otherwise say --zone Europe/Vienna."
-            )
-        if kind in _ambiguous(place):
+            self.remarks.append(f"The times in {name} name no zone and are taken as UTC; otherwise say --zone Europe/Vienna.")
+        if times.either:
             first = "days" if kind.startswith("%d") else "months"
-            self.remarks.append(f"In {printable(place.name)} {first} seem to come first; if not, correct `format` in metamon.yaml.")
+            self.remarks.append(f"In {name} {first} seem to come first; if not, correct `format` in metamon.yaml.")
         return "" if kind == "ISO" else kind
+
+    def _say_dirt(self, place: Place, what: str, read: Reader, *, unknown: bool = False) -> None:
+        """Say of how many rows a column is what it is taken for, where something else stands in the others."""
+        dirt = [str(value) for value in place.values if read(value) is None]
+        if not dirt:
+            return
+        share = (len(place.values) - len(dirt)) / place.runs
+        common = ", ".join(printable(word, 20) for word, _ in Counter(dirt).most_common(3))
+        then = "which counts as unknown" if unknown else "and such rows are put into quarantine with the reason"
+        self.remarks.append(f"{printable(place.name)} is {what} in {min(share, 0.99):.0%} of the rows; in others it is {common}, {then}.")
 
     # Figures -----------------------------------------------------------------------------------------------
 
     def _latency(self, column: str) -> None:
         for place in self.candidates(column):
             if found := _duration_rule(place, self._measured(place)):
+                spelled = _share_of(place, _duration_of) < _MOSTLY  # what a pattern does not find is unknown too
+                read = _spelled_duration if spelled else _duration_of
+                self._say_dirt(place, "a duration", read, unknown=spelled or bool(_unknown(place, read)))
                 self.keep(column, place, *found)
                 return
 
     def _measured(self, place: Place) -> float | None:
         """The median of end − start in seconds, where a file has all three for all runs: it tells the unit for sure."""
-        both = [self.found[guess.place] for name in ("start_time", "end_time") if (guess := self.guesses.get(name)) and guess.place]
-        if len(both) < 2 or len({len(part.values) for part in (*both, place)}) > 1 or _readable_times(both[0]) not in ("ISO", "epoch"):
+        both = [self.placed[name] for name in ("start_time", "end_time") if name in self.placed]
+        if len(both) < 2 or len({len(part.values) for part in (*both, place)}) > 1:
             return None
         try:
             spans = [_moment(end) - _moment(start) for start, end in zip(both[0].values, both[1].values, strict=True)]
@@ -273,10 +354,12 @@ class _Maker:
     def _figures(self) -> None:
         for column in ("input_tokens", "output_tokens", "total_tokens", "total_cost"):
             for place in self.candidates(column):
-                if _share_of(place, _number_of) >= _READABLE:
+                if _share_of(place, _number_of) >= _MOSTLY:
                     cents = "cents" in place.words
                     remark = "cents" if cents else "US dollars" if column == "total_cost" else ""
-                    self.keep(column, place, _number_rule(place, {"scale": 0.01} if cents else {}), remark)
+                    unknown = _unknown(place, _number_of)
+                    self._say_dirt(place, "a number", _number_of, unknown=bool(unknown))
+                    self.keep(column, place, _number_rule(place, unknown | ({"scale": 0.01} if cents else {})), remark)
                     break
 
     # Status ------------------------------------------------------------------------------------------------
@@ -354,7 +437,11 @@ class _Maker:
     def edited(self, column: str) -> list[Place]:
         """The place that somebody named for the column, if the sample has it."""
         named = self.edits[column] or ""
-        return [self.found[named]] if named in self.found else []
+        if named in self.found:
+            return [self.found[named]]
+        parts = [part.strip() for part in named.split("+")]
+        together = column in ("start_time", "end_time") and len(parts) > 1 and all(part in self.found for part in parts)
+        return [place] if together and (place := self._together(parts)).values else []
 
 
 # Values ------------------------------------------------------------------------------------------------------
@@ -365,8 +452,8 @@ def _joined(place: Place) -> str:
     words = list(place.words)
     if len(words) > 1 and words[-1] in frozenset().union(*_UNITS.values(), {"cents"}):
         words.pop()
-    if len(words) > 1 and words[-1] == "in":  # duration_in_ms
-        words.pop()
+        if len(words) > 1 and words[-1] == "in":  # duration_in_ms, but not tokens_in
+            words.pop()
     return "_".join(words)
 
 
@@ -375,7 +462,7 @@ def _is_text(place: Place) -> bool:
     return all(isinstance(value, (str, datetime)) for value in place.values) and _share_of(place, _number_of) < 0.5
 
 
-def _share_of(place: Place, read: Any) -> float:
+def _share_of(place: Place, read: Reader) -> float:
     return sum(read(value) is not None for value in place.values) / len(place.values)
 
 
@@ -393,6 +480,25 @@ def _number_of(value: Any) -> float | None:
         return None
 
 
+def _duration_of(value: Any) -> float | None:
+    """A number that may be a duration."""
+    number = _number_of(value)
+    return number if number is not None and number >= 0 else None
+
+
+def _spelled_duration(value: Any) -> re.Match[str] | None:
+    """Number and unit of a duration that carries its unit."""
+    return _WITH_UNIT.fullmatch(str(value).strip())
+
+
+def _unknown(place: Place, read: Reader) -> dict[str, JsonValue]:
+    """A step that makes the words for "unknown" (-1, n/a) empty; no step where there are none, or too many for words."""
+    words = {str(value).strip() for value in place.values if read(value) is None}
+    if not words or len(words) > _FEW_WORDS or max(map(len, words)) > _LONGEST_WORD:
+        return {}
+    return {"map": dict.fromkeys(sorted(words))}
+
+
 def _decimal_commas(place: Place) -> bool:
     return any(isinstance(value, str) and _COMMA_NUMBER.fullmatch(value.strip()) for value in place.values)
 
@@ -403,40 +509,95 @@ def _number_rule(place: Place, steps: dict[str, JsonValue]) -> JsonValue:
     return {"column": place.name, **steps} if steps else place.name
 
 
-def _readable_times(place: Place) -> str | None:
-    """How the values of a place are times: "ISO", "epoch", a strptime format, or not at all."""
-    if all(_number_of(value) is not None for value in place.values):
-        return "epoch" if _share_of(place, _epoch) >= _READABLE and place.words[-1:] != ("id",) else None
-    if _share_of(place, _iso) >= _READABLE:
-        return "ISO"
-    texts = [str(value).strip() for value in place.values]
-    fitting = [form for form in FORMATS if _fits(texts[:20], form) and _fits(texts, form)]
-    return min(fitting, key=lambda form: _span(texts, form)) if fitting else None
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How the values of a place are times."""
+
+    kind: str  # "ISO", "epoch" or a strptime format
+    read: Reader
+    only_clock: time | None  # where all have the same time of day: dates, most likely
+    either: bool = False  # whether an order with days first and one with months first are both possible
 
 
-def _ambiguous(place: Place) -> list[str]:
-    """The formats that all values fit, where both an order with days first and one with months first do."""
-    texts = [str(value).strip() for value in place.values]
-    fitting = [form for form in FORMATS if form[:2] in ("%d", "%m") and "%b" not in form and _fits(texts[:20], form) and _fits(texts, form)]
-    return fitting if len({form[:2] for form in fitting}) > 1 else []
+def readable_times(place: Place, least: float) -> Times | None:
+    """How at least this share of the values are times; None: they are not."""
+    for kind, read in (("ISO", _iso), ("epoch", _epoch)):
+        if _share_of(place, read) >= least and (kind == "ISO" or place.words[-1:] != ("id",)):
+            return Times(kind, read, _only_clock(place, read))
+    step = max(1, len(place.values) // 20)
+    spread = Place(place.name, place.values[::step], place.runs)
+    shares = {
+        form: share
+        for form in FORMATS
+        if _share_of(spread, _reader(form)) >= least / 2 and (share := _share_of(place, _reader(form))) >= least
+    }
+    if not shares:
+        return None
+    fitting = [form for form, share in shares.items() if share == max(shares.values())]
+    form = min(fitting, key=lambda form: _span(place, _reader(form)))
+    either = "%b" not in form and {"%d", "%m"} <= {form[:2] for form in fitting}
+    return Times(form, _reader(form), _only_clock(place, _reader(form)), either)
 
 
-def _fits(texts: Sequence[str], form: str) -> bool:
-    try:
-        for text in texts:
-            datetime.strptime(text, form)  # noqa: DTZ007 - only whether it can be read
-    except ValueError:
+def said_of_one_clock(name: str, times: Times | None) -> list[str]:
+    """A remark on times that are all at the same time of day, which makes hours and minutes meaningless."""
+    if times is None or times.only_clock is None:
+        return []
+    when = "at midnight" if times.only_clock == time(0) else f"at {times.only_clock}"
+    remark = (
+        f"All times in {printable(name)} are {when}: they tell the day of a run and not the time of day, so nothing within a day "
+        "(incidents, the minutes of a change) can be right. If another column has it: --map start_time=COLUMN, or "
+        f"--map start_time={printable(name)}+COLUMN for a time of day alone."
+    )
+    return [remark]
+
+
+def _only_clock(place: Place, read: Reader) -> time | None:
+    """The time of day that all of the times have."""
+    moments = [moment for value in place.values if (moment := read(value)) is not None]
+    clocks = {moment.time() for moment in moments}
+    clock = clocks.pop()
+    return clock if not clocks and (clock == time(0) or len(moments) >= _ENOUGH) else None
+
+
+def _is_clock(place: Place, otherwise: frozenset[str]) -> bool:
+    """Whether values and name are those of a time of day; one that never reaches an hour is rather a duration."""
+    words = {*place.words}
+    if not words & _CLOCK_WORDS or words & otherwise:
         return False
-    return True
+    texts = [text.strip() for text in place.texts]
+    if len(texts) >= _ENOUGH and all(text.startswith(("00:", "0:")) for text in texts):
+        return False
+    return sum(bool(_CLOCK.fullmatch(text)) for text in texts) >= _MOSTLY * len(texts)
 
 
-def _span(texts: Sequence[str], form: str) -> float:
-    """Days between the first and the last time: the wrong order of day and month tears a log of some days apart."""
-    moments = [datetime.strptime(text, form) for text in texts]  # noqa: DTZ007 - compared with each other only
+@cache
+def _reader(form: str) -> Reader:
+    """What reads times of a strptime format."""
+
+    def read(value: Any) -> datetime | None:
+        try:
+            return datetime.strptime(str(value).strip(), form)  # noqa: DTZ007 - compared with each other only
+        except ValueError:
+            return None
+
+    return read
+
+
+def _span(place: Place, read: Reader) -> float:
+    """Seconds between the first and the last time: the wrong order of day and month tears a log of some days apart."""
+    moments = [moment for value in place.values if (moment := read(value)) is not None]
     try:
-        return (max(moments) - min(moments)).total_seconds()
+        return float((max(moments) - min(moments)).total_seconds())
     except TypeError:  # some with a zone
         return 0.0
+
+
+def _epoch_units(place: Place) -> str:
+    """What numbers since 1970 count, by their size."""
+    numbers = [number for value in place.values if (number := _number_of(value)) is not None and _epoch(value) is not None]
+    units = {next(unit for unit, below in _EPOCHS if number < below) for number in numbers}
+    return " or ".join(unit for unit, _ in _EPOCHS if unit in units)
 
 
 def _iso(value: Any) -> datetime | None:
@@ -448,7 +609,7 @@ def _iso(value: Any) -> datetime | None:
 
 def _epoch(value: Any) -> datetime | None:
     try:
-        return parse_time(value)
+        return parse_time(value) if _number_of(value) is not None else None
     except ValueError:
         return None
 
@@ -470,13 +631,13 @@ def _duration_rule(place: Place, measured: float | None) -> tuple[JsonValue, str
     """How a place gives seconds, and how its unit was told; None: its values are no durations."""
     if any(isinstance(value, bool) for value in place.values):
         return None
-    numbers = [number for value in place.values if (number := _number_of(value)) is not None]
-    if len(numbers) < _READABLE * len(place.values):
+    numbers = [number for value in place.values if (number := _duration_of(value)) is not None]
+    if len(numbers) < _MOSTLY * len(place.values):
         return _spelled_durations(place)
-    if min(numbers) < 0:
-        return None
     unit, why = _unit(place, numbers, measured)
-    steps: dict[str, JsonValue] = {} if unit == "s" else {"unit": unit}
+    steps = _unknown(place, _duration_of)
+    if unit != "s":
+        steps["unit"] = unit
     return _number_rule(place, steps), f"{unit}, {why}"
 
 
@@ -501,9 +662,9 @@ def _unit(place: Place, numbers: Sequence[float], measured: float | None) -> tup
 
 def _spelled_durations(place: Place) -> tuple[JsonValue, str] | None:
     """Durations that carry their unit: 1.2s, 350 ms."""
-    matches = [_WITH_UNIT.fullmatch(text.strip()) for text in place.texts]
+    matches = [_spelled_duration(value) for value in place.values]
     found = {match.group(2) for match in matches if match}
-    if not found or sum(match is None for match in matches) > (1 - _READABLE) * len(matches):
+    if not found or sum(match is None for match in matches) > (1 - _MOSTLY) * len(matches):
         return None
     rules: list[JsonValue] = []
     for spelling in sorted(found):

@@ -89,6 +89,11 @@ class LangSmith:
         )
 
     @property
+    def address(self) -> str:
+        """Where the key is sent."""
+        return self._api.api_url
+
+    @property
     def page(self) -> int:
         """How many runs LangSmith gives at once."""
         return LARGEST_PAGE[self._api.dialect]

@@ -5,6 +5,7 @@ Here belong the lines to copy. The receiver itself is the web server's.
 
 from __future__ import annotations
 
+import socket
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -19,11 +20,21 @@ if TYPE_CHECKING:
 
 TOKEN_NAME = "connect"  # noqa: S105 - the name of a token, not a token
 _LOOK_EVERY = 1.0  # seconds
+_PROBE_SECONDS = 1.0
 
 
-def endpoint_of(settings: Settings) -> str:
-    """Where applications send to."""
-    return settings.web.public_url or f"http://{settings.web.host}:{settings.web.port}"
+def endpoint_of(settings: Settings, running: str | None = None) -> str:
+    """Where applications send to. ``running``: where the web server is now, which may have found its port taken."""
+    return settings.web.public_url or running or f"http://{settings.web.host}:{settings.web.port}"
+
+
+def taken(settings: Settings) -> bool:
+    """Whether something listens already where the web server would."""
+    try:
+        with socket.create_connection((settings.web.host, settings.web.port), timeout=_PROBE_SECONDS):
+            return True
+    except OSError:
+        return False
 
 
 def new_token(connection: Connection) -> str:

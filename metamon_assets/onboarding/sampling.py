@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from metamon_assets.errors import MetamonError
-from metamon_assets.onboarding.guess import IDENTITY, SAMPLE_RUNS, flattened
+from metamon_assets.onboarding.guess import IDENTITY, SAMPLE_RUNS, flattened, printable
 from metamon_assets.traces.sources import reading
 from metamon_assets.traces.sources.base import Kind, SourceError
 from metamon_assets.traces.sources.files import SUFFIXES, kind_of_name
 from metamon_assets.traces.sources.reading import SourceFile
 
-DELIMITERS = ",;\t|"
+DELIMITERS = ",;\t|~^"
 _HEAD_BYTES = 256 * 1024
 _FILES_SAMPLED = 10
 # What people have that is no source, and what to do with it.
@@ -143,12 +143,24 @@ def _csv_rows(file: SourceFile, wanted: int, delimiter: str) -> Iterator[Mapping
     header = [name.strip() for name in next(rows, [])]
     if len(header) == 1 and "{" in header[0]:
         raise SampleError(f"{file.path}: holds JSON, not CSV: rename it to .jsonl.")
+    if len(header) == 1:
+        _refuse_unknown_delimiter(file, header[0], lines)
     for row in rows:
         if len(row) == len(header):
             yield dict(zip(header, (value or None for value in row), strict=True))
             wanted -= 1
         if wanted == 0:
             return
+
+
+def _refuse_unknown_delimiter(file: SourceFile, header: str, lines: Sequence[str]) -> None:
+    """Of a single column: whether a mark that is as often in every line as in the header separates more of them."""
+    for mark in sorted({*header} - {*" _-.'\""}):
+        if not mark.isalnum() and all(line.count(mark) == lines[0].count(mark) for line in lines if line.strip()):
+            raise SampleError(
+                f"{file.path}: no delimiter was recognised, so the header is one column, {printable(header)}. If {printable(mark)}"
+                " separates its columns, write the file with commas, semicolons, tabs or | instead."
+            )
 
 
 def _json_rows(file: SourceFile, wanted: int) -> list[Mapping[str, Any]]:

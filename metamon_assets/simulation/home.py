@@ -12,12 +12,12 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
-from metamon_assets.simulation.simulator import TRACES_PER_DAY
 from metamon_assets.simulation.writer import DEFAULT_DAYS, DEFAULT_SEED, Progress, Simulation, SimulationError, first_day, simulate
 
 if TYPE_CHECKING:
     from metamon_assets.config import Settings
 
+DEFAULT_TRACES_PER_DAY = 1000  # with the days, what a small machine computes in a few minutes
 CONFIGURATION = """\
 # The sample world: simulated agents, tenants and people, written by `metamon simulate`.
 # Data of your own belong into a home of their own.
@@ -49,7 +49,7 @@ def furnish(
         if settings.config_path.exists() or (settings.home / "postgres").exists():
             raise SimulationError(f"{settings.home} is in use for other data: give the sample world a METAMON_HOME of its own.")
         start = first_day(today, days or DEFAULT_DAYS)
-        size, number = traces_per_day or TRACES_PER_DAY, DEFAULT_SEED if seed is None else seed
+        size, number = traces_per_day or DEFAULT_TRACES_PER_DAY, DEFAULT_SEED if seed is None else seed
     else:
         world = json.loads(manifest.read_text())
         start = date.fromisoformat(world["first_day"])

@@ -31,7 +31,7 @@ from metamon_assets.simulation.simulator import TRACES_PER_DAY, World
 from metamon_assets.simulation.traffic import Flow
 
 FORMAT = 1  # of the world: another number means other files for the same seed
-DEFAULT_DAYS = 90
+DEFAULT_DAYS = 28
 DEFAULT_SEED = 7
 _DOUBLED, _DAMAGED = 5e-4, 2e-4  # shares of the lines
 

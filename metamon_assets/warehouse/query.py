@@ -14,9 +14,12 @@ from typing import IO, TYPE_CHECKING, Any
 from metamon_assets.errors import MetamonError
 
 if TYPE_CHECKING:
+    import psycopg2
+
     from metamon_assets.warehouse.connection import Connection, Cursor
 
 ROWS_AT_A_TIME = 10_000
+MARGIN = 50  # characters shown of a query on each side of what is wrong in it
 _STREAMED = re.compile(r"\s*(--[^\n]*\n|/\*.*?\*/|\s|\()*(select|with|values|table)\b", re.IGNORECASE | re.DOTALL)
 
 
@@ -65,6 +68,8 @@ def ask(connection: Connection, query: str) -> Iterator[Answer]:
     import psycopg2
     from psycopg2 import errors
 
+    if _several(query):
+        raise QueryError("This is more than one statement, and only one is run at a time: ask them one by one.")
     connection.set_session(readonly=True)
     try:
         with connection.cursor("metamon_sql" if _STREAMED.match(query) else None) as cursor:
@@ -77,9 +82,47 @@ def ask(connection: Connection, query: str) -> Iterator[Answer]:
             f"{_first_line(error)}: metamon sql asks as the analyst, who may only read, and neither payloads nor rejected rows' text."
         ) from error
     except psycopg2.Error as error:
-        raise QueryError(str(error).strip()) from error
+        raise QueryError(_words(error, query)) from error
     finally:
         connection.rollback()
+
+
+def _several(query: str) -> bool:
+    """Whether something follows the end of the first statement. What cannot be read is left for the database to complain of."""
+    from sqlglot import tokenize
+    from sqlglot.errors import TokenError
+
+    try:
+        kinds = [token.token_type.name for token in tokenize(query, read="postgres")]
+    except TokenError:
+        return False
+    while kinds and kinds[-1] == "SEMICOLON":
+        kinds.pop()
+    return "SEMICOLON" in kinds
+
+
+def _words(error: psycopg2.Error, query: str) -> str:
+    """The database's words, with the place in the query as it was asked: what the database names lies in the cursor around it."""
+    said = error.diag
+    if not said.message_primary:
+        return str(error).strip()
+    lines = [said.message_primary, *_place(error, query)]
+    lines += [f"{name}: {text}" for name, text in (("DETAIL", said.message_detail), ("HINT", said.message_hint)) if text]
+    return "\n".join(lines)
+
+
+def _place(error: psycopg2.Error, query: str) -> Iterator[str]:
+    """The line of the query that is wrong, and a mark under the place."""
+    if not error.diag.statement_position or error.cursor is None or not error.cursor.query:
+        return
+    around = len(error.cursor.query.decode("utf-8", "replace")) - len(query)
+    before = query[: int(error.diag.statement_position) - 1 - around]
+    number, start = before.count("\n") + 1, before.rfind("\n") + 1
+    cut = max(0, len(before) - start - MARGIN)
+    line = query[start:].split("\n", 1)[0][cut : cut + 2 * MARGIN]
+    label = f"LINE {number}: {'…' if cut else ''}"
+    yield label + line
+    yield " " * (len(label) + len(before) - start - cut) + "^"
 
 
 def _first_line(error: Exception) -> str:

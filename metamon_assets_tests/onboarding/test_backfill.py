@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from metamon_assets.config import Settings
-from metamon_assets.onboarding.backfill import BackfillError, Progress, Step, backfill, duration, next_step
+from metamon_assets.onboarding.backfill import BackfillError, Progress, Step, backfill, next_step
+from metamon_assets.reports.words import duration
 from metamon_assets.warehouse import connect
 from metamon_assets.warehouse.postgres import ADMINISTRATOR, EmbeddedPostgres
 from metamon_assets_tests.conftest import copied
@@ -52,6 +53,8 @@ def test_the_time_left_follows_what_is_left_to_read() -> None:
     progress.done.append(Step(days(3), 0, 10.0, failed=True))
     assert progress.line() == "2026-11-17: failed (4 of 4 days)"
     assert not progress.gone
+    progress.done.append(Step(days(3), 0, 10.0, failed=True))
+    assert progress.gone
 
 
 def test_durations_are_rough() -> None:
@@ -60,13 +63,13 @@ def test_durations_are_rough() -> None:
 
 @pytest.fixture
 def langsmith(postgres: EmbeddedPostgres, database_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LangSmithServer]:
-    """A home with a LangSmith source of three days, over databases of its own."""
+    """A home with a LangSmith source of two days, over databases of its own."""
     home = tmp_path / "home"
     home.mkdir()
     with LangSmithServer(limit=10_000) as server, copied(postgres, "template1") as storage:
-        fill(server.store, "production", days=3, per_day=5, now=datetime.now(UTC))
+        fill(server.store, "production", days=2, per_day=8, now=datetime.now(UTC))
         (home / "metamon.yaml").write_text(
-            f"start_day: {TODAY - timedelta(days=3)}\nsources:\n  - type: langsmith\n    project: production\n"
+            f"start_day: {TODAY - timedelta(days=2)}\nsources:\n  - type: langsmith\n    project: production\n"
             f"    api_key: env:TRIAL_KEY\n    endpoint: {server.api_url}\n    map: {{agent_name: metadata.botName}}\n"
         )
         monkeypatch.setenv("METAMON_HOME", str(home))
@@ -95,13 +98,13 @@ def test_newest_first_and_a_source_that_goes_and_comes_back(langsmith: LangSmith
     with pytest.raises(BackfillError, match="goes on with them") as stopped:
         backfill(Settings.load(), None, say=said.append, show=show)
     assert "refused the API key" in str(stopped.value)
-    assert shown == [[(TODAY - timedelta(days=1), 5)]], "the report comes after the newest whole day"
-    assert any(line.startswith(f"{TODAY - timedelta(days=1)}: 5 traces (1 of 3 days") for line in said)
+    assert shown == [[(TODAY - timedelta(days=1), 8)]], "the report comes after the newest whole day"
+    assert any(line.startswith(f"{TODAY - timedelta(days=1)}: 8 traces (1 of 2 days") for line in said)
 
     langsmith.key = key
     langsmith.log.clear()
-    assert backfill(Settings.load(), None, say=said.append, show=show) == 15
-    assert [count for _, count in shown[-1]] == [5, 5, 5]
+    assert backfill(Settings.load(), None, say=said.append, show=show) == 16
+    assert [count for _, count in shown[-1]] == [8, 8]
     asked = [str(request.body.get("filter") or "") for request in langsmith.requests_to("/runs/query")]
     assert not any(f'gte(start_time, "{TODAY - timedelta(days=1)}' in question for question in asked), "what is done is not read again"
 

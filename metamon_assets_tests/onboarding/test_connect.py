@@ -12,9 +12,13 @@ from click.testing import CliRunner, Result
 
 from metamon_assets.cli import main
 from metamon_assets.config import FilesSource, LangSmithSource, Settings
-from metamon_assets.onboarding.connect import Options, compare_clocks, connect_langsmith, read_edits
+from metamon_assets.onboarding.connect import Options, compare_clocks, connect_files, connect_langsmith, read_edits
 from metamon_assets.onboarding.dialogue import MOST_QUESTIONS, AnswerError, Dialogue
 from metamon_assets.onboarding.langsmith import LangSmith, key_variable
+from metamon_assets.traces.normalise import Rules, normalise_runs
+from metamon_assets.traces.sources.base import Kind
+from metamon_assets.traces.sources.files import FilesSource as SourceOfFiles
+from metamon_assets.traces.sources.mapping import load
 from metamon_assets_tests.onboarding.langsmith_world import fill
 from metamon_assets_tests.traces.sources.langsmith_server import Fault, LangSmithServer
 
@@ -26,7 +30,8 @@ NOW = datetime.now(UTC)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     monkeypatch.setenv("METAMON_HOME", str(home))
-    for name in ("METAMON_CONFIG", "METAMON_DATABASE_URL", "LANGSMITH_API_KEY", "LANGCHAIN_API_KEY"):
+    kept_out = "METAMON_CONFIG METAMON_DATABASE_URL LANGSMITH_API_KEY LANGCHAIN_API_KEY LANGSMITH_ENDPOINT LANGCHAIN_ENDPOINT"
+    for name in kept_out.split():
         monkeypatch.delenv(name, raising=False)
     return home
 
@@ -76,6 +81,18 @@ def test_a_project_is_written_with_what_was_guessed(metamon: Connect, langsmith:
     assert again.exit_code == 0
     assert "has langsmith production already" in again.output
     assert settings.config_path.read_text() == text
+
+
+@pytest.mark.parametrize("variable", ["LANGSMITH_ENDPOINT", "LANGCHAIN_ENDPOINT"])
+def test_the_address_that_the_environment_names_gets_the_key(
+    metamon: Connect, langsmith: LangSmithServer, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, langsmith.api_url)
+    done = metamon("langsmith", "--no-backfill", "--yes")
+    assert done.exit_code == 0, done.output
+    assert f"LangSmith at {langsmith.api_url}, with the key in LANGSMITH_API_KEY" in done.output
+    (source,) = Settings.load().sources
+    assert getattr(source, "endpoint", None) == langsmith.api_url
 
 
 def test_what_somebody_says_goes_before_the_guesses(metamon: Connect, langsmith: LangSmithServer) -> None:
@@ -235,10 +252,52 @@ def test_a_csv_file_is_written_with_its_mapping(metamon: Connect, tmp_path: Path
     assert "30 rows" in done.output
 
 
+def test_a_date_and_a_time_of_day_become_one_start(metamon: Connect, tmp_path: Path) -> None:
+    lines = [f"{moment:%Y-%m-%d},{moment:%H:%M:%S},{500 + n}" for n in range(30) for moment in [NOW - timedelta(hours=n)]]
+    (tmp_path / "calls.csv").write_text("\n".join(["date,time,latency", *lines]) + "\n")
+    done = metamon("files", tmp_path / "calls.csv", "--yes", "--no-backfill")
+    assert done.exit_code == 0, done.output
+    (source,) = Settings.load().sources
+    read = list(SourceOfFiles([tmp_path / "calls.csv"], project="p", mapping=load(source.map)).read(Kind.RUNS, None))  # type: ignore[arg-type]
+    starts = [start for batch in read for start in batch.rows.column("start_time").to_pylist()]
+    assert sorted(starts) == sorted((NOW - timedelta(hours=n)).replace(microsecond=0) for n in range(30))
+
+
+def test_rows_without_a_time_are_left_out_with_a_reason(metamon: Connect, tmp_path: Path) -> None:
+    lines = ["n/a,5" if n % 10 == 0 else f"{NOW - timedelta(hours=n):%Y-%m-%d %H:%M:%S},{500 + n}" for n in range(30)]
+    (tmp_path / "calls.csv").write_text("\n".join(["when,latency", *lines]) + "\n")
+    done = metamon("files", tmp_path / "calls.csv", "--yes", "--no-backfill")
+    assert done.exit_code == 0, done.output
+    assert "when is a time in 90% of the rows" in done.output
+    (source,) = Settings.load().sources
+    read = list(SourceOfFiles([tmp_path / "calls.csv"], project="p", mapping=load(source.map)).read(Kind.RUNS, None))  # type: ignore[arg-type]
+    kept = [normalise_runs(batch, Rules(source="files", project="p", now=NOW)) for batch in read]
+    assert sum(part.rows.num_rows for part in kept) == 27
+    assert [reject.reason for part in kept for reject in part.rejects] == ["missing_start_time"] * 3
+
+
+@pytest.mark.parametrize(("answer", "days_back"), [("", 3), ("0", None), ("none", None), ("{last}", 0)])
+def test_what_the_last_question_about_files_takes(tmp_path: Path, home: Path, answer: str, days_back: int | None) -> None:
+    last = NOW.date()
+    calls = write_calls(tmp_path / "calls.csv", rows=73)
+    answers = iter(["yes", "14", "2999-01-01", answer.format(last=last)])
+    said: list[str] = []
+    dialogue = Dialogue(said.append, lambda question, default: next(answers))
+    connected = connect_files(Settings.load(), calls, Options(), dialogue)
+    first = (NOW - timedelta(hours=73)).date()
+    assert f"Enter: {first}, which is everything" in dialogue.asked[-1]
+    assert any(f"14 is no day. Give one from {first} to {last}" in line for line in said)
+    assert any("There is nothing after" in line for line in said)
+    assert connected.backfill == (days_back is not None)
+    assert ("None are read now." in said) == (days_back is None)
+
+
 def test_a_file_without_a_time_and_one_with_impossible_ones(metamon: Connect, tmp_path: Path, home: Path) -> None:
     done = metamon("files", write_calls(tmp_path / "a.csv", "x;took;state").rename(tmp_path / "b.csv"), "--map", "start_time=none")
     assert done.exit_code == 1
     assert "--map start_time=COLUMN" in done.output
+    (tmp_path / "spaces.csv").write_text("when ms\n2026-11-20T10:00:00 5\n")
+    assert "No delimiter was recognised" in metamon("files", tmp_path / "spaces.csv").output
     (tmp_path / "c.csv").write_text("time,latency\n1823-01-01 00:00:00,5\n")
     assert "check which column is the time" in metamon("files", tmp_path / "c.csv").output
     assert not (home / "metamon.yaml").exists()

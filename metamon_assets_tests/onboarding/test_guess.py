@@ -115,6 +115,7 @@ def test_examples_are_safe_to_show() -> None:
     assert printable("\x1b[2Jacme\r\nx") == "[2Jacme x"
     assert printable("a" * 100) == "a" * 39 + "…"
     assert printable("\u202egnp.exe") == "gnp.exe"
+    assert printable("a\U00018d09b") == "a b", "a mark that is not assigned may be shown as anything"
     guess = found([own(user_email="jo@example.com")] * 3)["user_id"]
     assert "jo@example.com" not in str(guess)
 

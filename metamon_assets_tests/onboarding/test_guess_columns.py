@@ -14,6 +14,7 @@ from metamon_assets.onboarding.guess_columns import FileGuess, guess_columns
 from metamon_assets.onboarding.sampling import SampleError, sample_files
 from metamon_assets.traces.normalise import known_status
 from metamon_assets.traces.sources.base import Kind, SourceError
+from metamon_assets.traces.sources.conversion import parse_time
 from metamon_assets.traces.sources.files import FilesSource
 from metamon_assets.traces.sources.mapping import load
 
@@ -57,8 +58,6 @@ MOMENTS = [START + timedelta(minutes=7 * n) for n in range(40)]
     ],
 )
 def test_times_are_read_as_they_were_meant(name: str, spelled: list[Any]) -> None:
-    from metamon_assets.traces.sources.conversion import parse_time
-
     rows = timed(spelled, name)
     found = guess(rows)
     assert place_of(found, "start_time") == name
@@ -72,6 +71,89 @@ def test_a_zone_that_the_times_do_not_name() -> None:
     assert read(found, rows)["start_time"] == [datetime(2026, 7, 1, 10, tzinfo=UTC), datetime(2026, 12, 1, 11, tzinfo=UTC)]
     zoned = timed(["2026-07-01T12:00:00Z"] * 3)
     assert guess(zoned, zone="Europe/Vienna").mapping == guess(zoned).mapping, "a time that names its zone has no other"
+
+
+@pytest.mark.parametrize(
+    ("day", "clock", "dates", "clocks"),
+    [
+        ("date", "time", "%Y-%m-%d", "%H:%M:%S"),
+        ("Datum", "Uhrzeit", "%d.%m.%Y", "%H:%M"),
+        ("start_date", "start_time", "%m/%d/%Y", "%I:%M %p"),
+    ],
+)
+def test_a_date_and_a_time_of_day_in_two_columns(day: str, clock: str, dates: str, clocks: str) -> None:
+    rows = [
+        {day: f"{moment:{dates}}", clock: f"{moment:{clocks}}", "end_time": "10:00", "response_time": "00:00:07", "took_ms": 5}
+        for moment in (START + timedelta(hours=31 * n, minutes=7 * n) for n in range(40))
+    ]
+    found = guess(rows)
+    assert place_of(found, "start_time") == f"{day} + {clock}"
+    made = read(found, rows)
+    assert [parse_time(value) for value in made["start_time"]] == [START + timedelta(hours=31 * n, minutes=7 * n) for n in range(40)]
+    assert day not in made["metadata"][0], "what start_time holds whole is not kept twice"
+    assert not any("at midnight" in remark for remark in found.remarks)
+    in_vienna = read(guess(rows, zone="Europe/Vienna"), rows)["start_time"]
+    assert in_vienna[0] == START - timedelta(hours=1)
+
+
+def test_dates_alone_are_said_to_be_days_and_somebody_can_name_the_time_of_day() -> None:
+    rows = [{"date": f"{moment:%Y-%m-%d}", "at": f"{moment:%H:%M:%S}", "took_ms": 5} for moment in MOMENTS]
+    found = guess(rows)
+    assert place_of(found, "start_time") == "date"
+    assert any("All times in date are at midnight" in remark and "--map start_time=date+COLUMN" in remark for remark in found.remarks)
+    said = guess(rows, edits={"start_time": "date+at"})
+    assert [parse_time(value) for value in read(said, rows)["start_time"]] == MOMENTS
+    unified = [{"run_id": str(n), "start_time": f"{moment:%Y-%m-%d}"} for n, moment in enumerate(MOMENTS)]
+    assert any("at midnight" in remark for remark in guess(unified).remarks)
+
+
+@pytest.mark.parametrize(
+    ("spelled", "kind"),
+    [
+        ([moment.isoformat() for moment in MOMENTS], ""),
+        ([str(moment.timestamp()) for moment in MOMENTS], "seconds since 1970"),
+        ([f"{moment:%d.%m.%Y %H:%M}" for moment in MOMENTS], "%d.%m.%Y %H:%M"),
+    ],
+)
+def test_some_dirt_hides_no_time(spelled: list[str], kind: str) -> None:
+    rows = timed(["n/a" if n % 10 == 0 else text for n, text in enumerate(spelled)])
+    found = guess(rows)
+    assert next(part.remark for part in found.guesses if part.column == "start_time") == kind
+    assert any("when is a time in 90% of the rows; in others it is n/a" in remark for remark in found.remarks)
+    starts = read(found, rows)["start_time"]
+    assert parse_time(starts[1]) == MOMENTS[1]
+    assert starts[0] in ("n/a", None)
+
+
+def test_some_dirt_hides_no_figure_and_counts_as_unknown() -> None:
+    rows = [
+        {"time": moment.isoformat(), "latency_ms": -1 if n == 7 else 800 + n, "tokens_in": "-" if n % 5 == 0 else "70"}
+        for n, moment in enumerate([*MOMENTS, *(moment + timedelta(days=1) for moment in MOMENTS)])
+    ]
+    found = guess(rows)
+    made = read(found, rows)
+    assert (made["latency_seconds"][7], made["latency_seconds"][8]) == (None, pytest.approx(0.808))
+    assert (made["input_tokens"][5], made["input_tokens"][6]) == (None, "70")
+    assert any("latency_ms is a duration in 99% of the rows; in others it is -1, which counts" in remark for remark in found.remarks)
+    assert any("tokens_in is a number in 80% of the rows" in remark for remark in found.remarks)
+    spelled = guess([{"time": moment.isoformat(), "took": "timeout" if n == 3 else f"{n}ms"} for n, moment in enumerate(MOMENTS)])
+    assert place_of(spelled, "latency_seconds") == "took"
+    assert any("took is a duration in 98% of the rows; in others it is timeout" in remark for remark in spelled.remarks)
+
+
+@pytest.mark.parametrize(("size", "unit"), [(1, "seconds"), (10**3, "milliseconds"), (10**6, "microseconds"), (10**9, "nanoseconds")])
+def test_what_numbers_since_1970_count_is_said(size: int, unit: str) -> None:
+    found = guess(timed([int(moment.timestamp()) * size for moment in MOMENTS]))
+    assert next(part.remark for part in found.guesses if part.column == "start_time") == f"{unit} since 1970"
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"), [("tokensIn", "tokensOut"), ("tokens_in", "tokens_out"), ("in_tok", "out_tok"), ("tokIn", "tokOut")]
+)
+def test_tokens_in_and_out(given: str, taken: str) -> None:
+    found = guess([{"time": moment.isoformat(), given: 70, taken: 7, "tokens": 77} for moment in MOMENTS])
+    places = [place_of(found, column) for column in ("input_tokens", "output_tokens", "total_tokens")]
+    assert places == [given, taken, "tokens"]
 
 
 def test_days_and_months_that_could_be_either_are_said() -> None:
@@ -93,6 +175,9 @@ def test_days_and_months_that_could_be_either_are_said() -> None:
         ("response_time", ["0,8", "1,2", "2,4"], [0.8, 1.2, 2.4]),
         ("took", ["350ms", "1.2s", "800 ms"], [0.35, 1.2, 0.8]),
         ("Dauer", ["1,5", "2,5", "3"], [1.5, 2.5, 3.0]),
+        ("ms", [8, 12, 24], [0.008, 0.012, 0.024]),
+        ("took_ms", [8, 12, 24], [0.008, 0.012, 0.024]),
+        ("dur", [0.8, 1.2, 2.4], [0.8, 1.2, 2.4]),
     ],
 )
 def test_latency_and_its_unit(name: str, values: list[Any], seconds: list[float]) -> None:
@@ -256,6 +341,10 @@ def test_delimiters_compression_and_kinds(tmp_path: Path) -> None:
 
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"ts": 1762160400, "ms": 5}\n\nnot json\n{"ts": 1762160401, "ms": 6}\n'))
     assert len(sample_files(tmp_path / "b.jsonl.gz").rows) == 2
+    (tmp_path / "d.csv").write_text("time~ms\n2026-11-03 09:00:00~5\n")
+    assert sample_files(tmp_path / "d.csv").delimiter == "~"
+    (tmp_path / "e.csv").write_text("time (UTC)\n2026-11-03 09:00:00\n")
+    assert list(sample_files(tmp_path / "e.csv").rows[0]) == ["time (UTC)"], "one column is no fault"
     pq.write_table(pa.table({"ts": MOMENTS, "ms": range(len(MOMENTS))}), tmp_path / "c.parquet")
     assert sample_files(tmp_path / "c.parquet").rows[0]["ts"] == MOMENTS[0]
 
@@ -271,6 +360,7 @@ def test_delimiters_compression_and_kinds(tmp_path: Path) -> None:
         ("utf16.jsonl", '{"time": 1}\n'.encode("utf-16-le"), "UTF-16"),
         ("array.jsonl", b'[\n{"time": 1}\n]\n', "jq -c"),
         ("words.jsonl", b"hello\nworld\n", "not JSON"),
+        ("marks.csv", "time§latency\n2026-11-03§5\n".encode(), "no delimiter was recognised, so the header is one column, time§latency"),
         ("json.csv", b'{"a": 1}\n{"a": 2}\n', "rename it to .jsonl"),
         ("document.json", b"[]", "jq -c"),
         ("sheet.xlsx", b"PK", "save the sheet as CSV"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import unquote
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 from metamon_assets.cli import main
 from metamon_assets.config import Settings
 from metamon_assets.onboarding import receiving
+from metamon_assets.supervisor.home import lock, write_state
 from metamon_assets.traces.loading import load_once
 from metamon_assets.warehouse import connect
 from metamon_assets.warehouse.postgres import ADMINISTRATOR, EmbeddedPostgres
@@ -40,6 +42,26 @@ def test_a_token_and_the_lines_to_copy(settings: Settings) -> None:
         ((name, role, seen),) = cursor.fetchall()
     connection.close()
     assert (name.startswith("connect-"), role, seen) == (True, "ingest", 0), "only a hash is stored"
+
+
+def test_the_address_is_where_the_server_is(settings: Settings) -> None:
+    """Whatever has the usual port, such as a collector, must not be sent the token."""
+    with lock(settings.home):
+        write_state(settings.home, {"pid": 1, "web": "http://127.0.0.1:4321"})
+        done = CliRunner().invoke(main, ["connect", "otlp"])
+    assert "export OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4321\n" in done.output
+
+
+def test_a_port_that_something_else_holds_is_said(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.home.mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        settings.config_path.write_text(f"web: {{port: {other.getsockname()[1]}}}\n")
+        done = CliRunner().invoke(main, ["connect", "otlp"])
+        with lock(settings.home):
+            write_state(settings.home, {"pid": 1, "web": "http://127.0.0.1:4321"})
+            up = CliRunner().invoke(main, ["connect", "otlp"])
+    free = CliRunner().invoke(main, ["connect", "otlp"])
+    assert [" ".join(run.output.split()).count("take the address from `metamon status`") for run in (done, up, free)] == [1, 0, 0]
 
 
 def test_the_python_lines_set_up_a_tracer() -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
+import resource
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +23,7 @@ from metamon_assets_tests.onboarding.langsmith_world import fill
 from metamon_assets_tests.onboarding.terminal import converse
 from metamon_assets_tests.traces.sources.langsmith_server import LangSmithServer
 
-CSV_SECONDS = 120  # on a machine that has nothing else to do
+CSV_PROCESSOR_SECONDS = 60.0  # of the program and what it waits for: two minutes with much to spare, whatever else the machine does
 PATIENCE = 600.0  # seconds that the program may be silent
 pytestmark = pytest.mark.timeout(900)
 
@@ -38,17 +37,23 @@ def home() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def processor_seconds() -> float:
+    """What the processes that this one started and waited for have used, with theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_from_a_key_to_the_report_with_three_questions(home: Path) -> None:
     with LangSmithServer() as server:
-        fill(server.store, "production", days=2, per_day=30, now=datetime.now(UTC))
+        fill(server.store, "production", days=1, per_day=60, now=datetime.now(UTC))
         server.store.add_project("staging")
         environment = {"METAMON_HOME": str(home), "LANGSMITH_API_KEY": server.key}
-        answers = {"How many days": "2", "Is that right": "user_id=none"}
+        answers = {"How many days": "1", "Is that right": "user_id=none"}
         told = converse(["connect", "langsmith", "--endpoint", server.api_url], environment, answers, timeout=PATIENCE)
         assert told.exit_code == 0, told.text
         assert len(told.questions) == MOST_QUESTIONS
-        assert told.text.count("Metamon report, ") == 2, "after the newest day, and at the end"
-        assert "60 traces by 3 agents on 2 days" in told.text
+        assert told.text.count("Metamon report, ") == 1
+        assert "60 traces by 3 agents on 1 day" in told.text
         assert server.key not in told.text
         assert not [request for request in server.log if request.status == 429]
     assert "user_id: metadata.none" in (home / "metamon.yaml").read_text()
@@ -56,19 +61,19 @@ def test_from_a_key_to_the_report_with_three_questions(home: Path) -> None:
 
 def test_a_csv_file_with_time_latency_and_status_and_no_question(home: Path, tmp_path: Path) -> None:
     chance = random.Random(1)
-    start = datetime.now(UTC) - timedelta(days=6)
+    yesterday = datetime.now(UTC).replace(hour=0, minute=0, second=0) - timedelta(days=1)
     rows = []
     for number in range(400):
         state = "ok" if chance.random() > 0.05 else "failed"
-        rows.append(f"{start + timedelta(minutes=20 * number):%Y-%m-%d %H:%M:%S},{chance.lognormvariate(6.8, 0.5):.0f},{state}")
+        rows.append(f"{yesterday + timedelta(minutes=3 * number):%Y-%m-%d %H:%M:%S},{chance.lognormvariate(6.8, 0.5):.0f},{state}")
     (tmp_path / "calls.csv").write_text("\n".join(["time,latency,status", *rows]) + "\n")
-    begun = time.monotonic()
+    before = processor_seconds()
     told = converse(["connect", "files", str(tmp_path / "calls.csv"), "--yes"], {"METAMON_HOME": str(home)}, {}, timeout=PATIENCE)
-    seconds = time.monotonic() - begun
+    seconds = processor_seconds() - before
     assert told.exit_code == 0, told.text
     assert not told.questions
     assert "400 traces by 1 agent" in told.text
-    assert seconds <= CSV_SECONDS * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    assert 0 < seconds <= CSV_PROCESSOR_SECONDS
     assert read_configuration(home / "metamon.yaml").sources[0].project == "calls"
 
 

@@ -65,6 +65,21 @@ def test_columns_constants_units_maps_and_leftovers(tmp_path: Path) -> None:
     assert bare.keys().isdisjoint({"provider", "conversation_id", "latency_seconds", "end_time"})
 
 
+def test_columns_are_joined_with_a_space_where_all_have_a_value(tmp_path: Path) -> None:
+    text = """
+    columns:
+      run_id: id
+      start_time: {join: [day, clock], format: "%d.%m.%Y %H:%M"}
+    """
+    (row, bare), batch = mapped(
+        tmp_path, text, {"id": 1, "day": "22.08.2026 ", "clock": "10:30"}, {"id": 2, "day": "22.08.2026", "clock": ""}
+    )
+    assert batch.rejects == ()
+    assert row["start_time"] == datetime(2026, 8, 22, 10, 30, tzinfo=UTC)
+    assert "metadata" not in row, "both columns are held by start_time"
+    assert "start_time" not in bare
+
+
 def test_identifiers_from_columns_or_lines_stay_the_same(tmp_path: Path) -> None:
     by_columns = "columns: {run_id: {hash: [a, b]}}"
     by_line = "columns: {run_id: {line: true}}"
