@@ -9,7 +9,7 @@ import base64
 import json
 import re
 from collections.abc import Sequence
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 from metamon_assets.reports.words import clean
@@ -51,7 +51,12 @@ def stacked_days(rows: Sequence[tuple[date, str, float]], *, title: str, order: 
         "encoding": {
             "x": {"field": "day", "type": "ordinal", "timeUnit": "utcyearmonthdate", "title": None, "axis": _DAYS},
             "y": {"field": "amount", "type": "quantitative", "aggregate": "sum", "title": title, "axis": {"tickCount": 4}},
-            "color": {"field": "name", "type": "nominal", "scale": {"domain": names}, "legend": {"columns": 3, "labelLimit": 180}},
+            "color": {
+                "field": "name",
+                "type": "nominal",
+                "scale": {"domain": names},
+                "legend": {"columns": 2, "labelLimit": 180, "columnPadding": 56},
+            },
         },
         "config": _CONFIG,
     }
@@ -63,6 +68,7 @@ def bars(rows: Sequence[tuple[str, float]], *, title: str, percent: bool = False
     axis = {"tickCount": 4, **({"format": "%"} if percent else {})}
     return {
         "width": 330,
+        "padding": {"left": 48, "top": 5, "right": 5, "bottom": 5},  # a browser's letters may be wider than those measured here
         "height": {"step": 22},
         "description": title,
         "data": {"values": values},
@@ -73,12 +79,50 @@ def bars(rows: Sequence[tuple[str, float]], *, title: str, percent: bool = False
                 "type": "nominal",
                 "sort": {"field": "place"},
                 "title": None,
-                "axis": {"labelLimit": 200, "ticks": False},
+                "axis": {"labelLimit": 260, "ticks": False},
             },
             "x": {"field": "amount", "type": "quantitative", "title": title, "axis": axis},
         },
         "config": _CONFIG,
     }
+
+
+def course(
+    points: Sequence[tuple[datetime, float]], *, title: str, window: tuple[datetime, datetime] | None = None, percent: bool = False
+) -> dict[str, Any]:
+    """A line over time (UTC), with the hours from start to end of a window shaded."""
+    axis = {"tickCount": 4, **({"format": "%"} if percent else {})}
+    line = {
+        "data": {"values": [{"time": _utc(time), "value": value} for time, value in points]},
+        "mark": {"type": "line", "color": _COLOURS[0], "strokeWidth": 1.5},
+        "encoding": {
+            "x": {"field": "time", "type": "temporal", "scale": {"type": "utc"}, "title": None, "axis": _TIMES},
+            "y": {"field": "value", "type": "quantitative", "title": None, "axis": axis},
+        },
+    }
+    shade = {
+        "data": {"values": [{"from": _utc(start), "to": _utc(end)} for start, end in ([window] if window else [])]},
+        "mark": {"type": "rect", "color": _COLOURS[2], "opacity": 0.3},
+        "encoding": {"x": {"field": "from", "type": "temporal", "scale": {"type": "utc"}}, "x2": {"field": "to"}},
+    }
+    return {
+        "width": _WIDTH,
+        "height": 110,
+        "description": clean(title),
+        "title": {"text": clean(title), "anchor": "start", "fontSize": 13, "fontWeight": "normal", "color": _INK, "limit": _WIDTH},
+        "layer": [shade, line] if window else [line],
+        "config": _CONFIG,
+    }
+
+
+def above_each_other(pictures: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several pictures as one, each below the one before."""
+    parts = [{name: value for name, value in picture.items() if name != "config"} for picture in pictures]
+    return {"description": ", ".join(picture["description"] for picture in pictures), "vconcat": parts, "config": _CONFIG}
+
+
+def _utc(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def as_svg(specification: dict[str, Any], *, prefix: str) -> str:
@@ -99,4 +143,5 @@ def as_markdown(specification: dict[str, Any], *, alt: str) -> str:
     return f"![{alt}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
 
 
+_TIMES = {"format": "%d %b", "labelAngle": 0, "labelOverlap": "greedy", "labelSeparation": 12, "tickCount": 7}
 _DAYS = {"format": "%d %b", "labelAngle": 0, "labelOverlap": "greedy", "labelSeparation": 6}

@@ -7,6 +7,7 @@ takes the place of the first form.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -62,6 +63,10 @@ class Estimate:
     unit: Unit
     sample: int  # runs, or whatever ``certainty`` names, that it rests on
     p_value: float | None = None
+
+    def __post_init__(self) -> None:
+        if any(figure is not None and math.isnan(figure) for figure in (self.value, self.low, self.high, self.p_value)):
+            raise ValueError("a finding carries no figure that is not a number: where nothing can be compared, it has no estimate")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ Here belongs reading, nothing else. Text columns are categories, times are hours
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -20,6 +21,7 @@ from metamon_assets.reports.runs import MODEL, parameters, rows, traces_where
 if TYPE_CHECKING:
     import pandas as pd
 
+REFERENCE = timedelta(days=14)  # before the report that its runs are compared with, where it is stored
 MOST_RUNS = 1_000_000  # some 500 MB; of a longer history the latest days
 PENDING_AFTER = timedelta(hours=1)  # what has not ended an hour after its start counts as unfinished
 ATTRIBUTES = ("agent", "version", "tenant", "model", "mode", "prompt", "environment")
@@ -67,7 +69,7 @@ class History:
     """``runs``: one row per trace. ``start`` and ``end``: what was read. ``attributes``: its columns that runs can be sliced by.
 
     ``extra``: those of them that are keys of the metadata. ``left_out``: traces of earlier days that did not fit. ``timezone``: of the
-    report, by which hours and weekdays are told.
+    report, by which hours and weekdays are told. ``reference``: the first so many hours lie before the report, for comparison only.
     """
 
     runs: pd.DataFrame
@@ -77,6 +79,7 @@ class History:
     extra: frozenset[str] = frozenset()
     left_out: int = 0
     timezone: str = "UTC"
+    reference: int = 0
 
     @property
     def hours(self) -> int:
@@ -85,13 +88,29 @@ class History:
 
 
 def load(context: Context, most: int = MOST_RUNS) -> History:
-    """The traces of the report, or of its latest days that have ``most`` of them; ``start`` is the hour of the first one.
+    """The traces of the report, or of its latest days that have ``most`` of them; ``start`` is the hour of the first one."""
+    history = load_with_reference(context, most)
+    if not history.reference:
+        return history
+    frame = history.runs[history.runs["hour"] >= history.reference].reset_index(drop=True)
+    first = 0 if frame.empty else int(frame["hour"].min())
+    frame["hour"] -= first
+    start = history.end if frame.empty else history.start + timedelta(hours=first)
+    return replace(history, runs=frame, start=start, reference=0)
 
-    They are read once for all sections of a report.
-    """
+
+def load_with_reference(context: Context, most: int = MOST_RUNS) -> History:
+    """The same with up to ``REFERENCE`` before it. They are read once for all sections of a report."""
     if most not in context.memo.setdefault("histories", {}):
-        context.memo["histories"][most] = _load(context, most)
+        loaded = _load(with_reference(context), most)
+        before = max((context.start - loaded.start) / timedelta(hours=1), 0)
+        context.memo["histories"][most] = replace(loaded, reference=min(math.ceil(before), loaded.hours))
     return context.memo["histories"][most]
+
+
+def with_reference(context: Context) -> Context:
+    """The report's period with what lies before it for comparison."""
+    return replace(context, start=context.start - REFERENCE)
 
 
 def _load(context: Context, most: int) -> History:
@@ -116,7 +135,8 @@ def _load(context: Context, most: int) -> History:
 
 
 def tool_calls(context: Context, history: History) -> pd.DataFrame:
-    """Calls of tools and retrievals that ended, by hour, tool and the main attributes: columns n and failed."""
+    """Calls of tools and retrievals that ended, by hour, tool and the main attributes, as far as the history goes: n and failed."""
+    context = replace(context, start=min(history.start, context.start))
     frame = _copied(context, _TOOLS.format(where=traces_where(context)), {"from": history.start})
     return frame[(frame["hour"] >= 0) & (frame["hour"] < history.hours)]
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from metamon_assets.reports import history as histories
+from metamon_assets.reports.findings import Context
 from metamon_assets.reports.history import History
 from metamon_assets.reports.measures import BY_KEY, FAILED, MEASURES, VOLUME, Measure, scanned
 from metamon_assets.reports.volume import expected_volume, volume_series
@@ -27,12 +28,17 @@ from metamon_assets.statistics.scan import Series, Window
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
+
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Attributes = dict[str, Hashable]
 
+LEAST_RUNS = 200
+LEAST_DAYS = 3
 CHANCE = 0.01  # that a history without any incident shows one, all series together
 MOST = 8  # incidents that are told; a person reads no more
+ROUNDS = 3 * MOST
 TOP = 8  # values of an attribute that have series of their own
 SERIES_RUNS = 200  # that such a value has at least
 SLICE_RUNS = 20  # that a slice has in its window, for its own course to be looked at
@@ -40,6 +46,9 @@ REFERENCE_HOURS = 14 * 24  # before a window that its slice is compared with
 FAR_OUT = 1.0  # a normal score beyond which a latency or cost counts as high (a sixth of all), and a quality as low
 PASSING = ("version", "prompt")  # attributes whose values live for some days
 CHOSEN = (*PASSING, "model")  # what an agent's owner chooses: how many runs go where is told under changes, not here
+AWAY_HOURS, AWAY_PART = 72, 1 / 4  # a value without runs for so long (longer than a weekend), or for such a part of the time, is away
+HANDED_OVER = 0.5  # of a value's runs that others have while it is away, from which on they have taken over
+ONE_TO_ONE = 0.98  # of the runs: from which on a key of the metadata is another name of what is chosen
 CONCENTRATED, MOST_RUNS = 0.7, 0.5  # of the excess and of the runs: from which, and up to which, a value is where a move is
 ALIKE = 0.5  # share of the hours of two windows that both have, from which on they count as one
 LARGE = 0.3  # of the excess of all runs: a slice with less is not what moved the series
@@ -79,6 +88,17 @@ class Found:
     threshold: float  # the normal deviate that a window must reach
 
 
+def searched(context: Context) -> tuple[Search, Found] | None:
+    """The search over the report's runs and those before it, made once for all sections; None where there are too few runs."""
+    if "incidents" not in context.memo:
+        history = histories.load_with_reference(context)
+        enough = len(history.runs) >= LEAST_RUNS and history.hours >= 24 * LEAST_DAYS
+        search = Search(history, histories.tool_calls(context, history)) if enough else None
+        context.memo["incidents"] = None if search is None else (search, search.run())
+    found: tuple[Search, Found] | None = context.memo["incidents"]
+    return found
+
+
 @dataclass(slots=True)
 class Search:
     """The state of a search: the runs, what the scan adds up of each, and which were set aside."""
@@ -92,6 +112,8 @@ class Search:
     together: Floats = field(init=False)  # by run: how many runs its conversation has on the day
     alike: dict[str, float] = field(init=False)  # by measure: how many runs of a conversation count as one
     volumes_told: list[Incident] = field(default_factory=list)
+    chosen: frozenset[str] = field(init=False)  # attributes of which numbers of runs are no incident
+    handed_over: dict[tuple[str, bytes], bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         runs = self.history.runs
@@ -102,6 +124,9 @@ class Search:
         self.alike = {key: _alike(group, x) for key, x in self.values.items()}
         self.alive = {key: np.ones(len(runs), dtype=bool) for key in (*self.values, VOLUME.key)}
         self.tools_alive = np.ones(len(self.tools), dtype=bool)
+        self.chosen = frozenset(CHOSEN)
+        released = [name for name in self.history.attributes if name in self.history.extra and self._released(name)]
+        self.chosen = frozenset((*CHOSEN, *released))
 
     @property
     def measures(self) -> list[Measure]:
@@ -119,16 +144,17 @@ class Search:
         found: list[Incident] = []
         known: dict[tuple[str, str, Hashable], tuple[bytes, Window | None]] = {}
         series = 0
-        for _ in range(2 * MOST):
+        for _ in range(ROUNDS):
             every = list(self._windows(known))
             series = max(series, len(every))
             clear = [(window, where) for window, where in every if window is not None and window.p_value * series <= CHANCE]
-            if not clear or len(found) >= MOST:
+            if not clear or sum(incident.end > self.history.reference for incident in found) >= MOST:
                 break
             window, (measure, attribute, value) = max(clear, key=lambda entry: entry[0].z)
             incident = self._explained(measure, {attribute: value} if attribute else {}, window, series)
             self._set_aside(incident)
             found = _added(found, incident)
+        found = [incident for incident in found if incident.end > self.history.reference]  # what ended before the report is not told
         found.sort(key=lambda incident: -incident.z)
         return Found(tuple(found), series, hours, scan.threshold(CHANCE / max(series, 1), hours))
 
@@ -156,12 +182,13 @@ class Search:
                 for row, value in enumerate(values):
                     alike = self.alike[measure.key]
                     yield measure, attribute, value, Series(measure.kind, n[row], total[row], measure.sign, measure.least, alike)
-            if attribute in CHOSEN:
+            if attribute in self.chosen:
                 continue
             member = codes >= 0
             every, _ = _sums(codes[member] * hours + self.hour[member], None, len(values), hours)
             for row, value in enumerate(values):
-                yield VOLUME, attribute, value, self._volume(every[row], codes == row)
+                if not attribute or not self._taken_over(attribute, codes == row):
+                    yield VOLUME, attribute, value, self._volume(every[row], codes == row)
         yield from self._tool_series()
 
     def _groups(self) -> Iterator[tuple[str, Sequence[Hashable], NDArray[np.int64]]]:
@@ -175,6 +202,32 @@ class Search:
             values = [value for value in counts.index[:TOP] if counts[value] >= SERIES_RUNS]
             if values:
                 yield attribute, values, column.cat.set_categories(values).cat.codes.to_numpy().astype(np.int64)
+
+    def _released(self, key: str) -> bool:
+        """Whether a key of the metadata goes with releases: one to one with a version, prompt or model, or its values follow each other."""
+        import pandas as pd
+
+        runs = self.history.runs
+        agent, own = runs["agent"].cat.codes, runs[key].cat.codes
+        for name in CHOSEN:
+            pairs = pd.DataFrame({"agent": agent, "own": own, "other": runs[name].cat.codes}).value_counts(sort=False)
+            most = min(pairs.groupby(level=["agent", by]).max().sum() for by in ("own", "other"))
+            if name in self.history.attributes and most >= ONE_TO_ONE * len(runs):
+                return True
+        grouped = next(((codes, values) for attribute, values, codes in self._groups() if attribute == key), None)
+        return grouped is not None and any(self._taken_over(key, grouped[0] == row) for row in range(len(grouped[1])))
+
+    def _taken_over(self, attribute: str, own: Mask) -> bool:
+        """Whether a value is away for long while the runs of its agents go on with other values: it was replaced, nothing broke."""
+        hours = self.history.hours
+        key = (attribute, np.packbits(own).tobytes())
+        if key not in self.handed_over:
+            every = np.bincount(self.hour[own], minlength=hours).astype(np.float64)
+            agents = self.history.runs["agent"].cat.codes.to_numpy()
+            beside = np.ones(len(own), dtype=bool) if attribute == "agent" else np.isin(agents, np.unique(agents[own]))
+            total = np.bincount(self.hour[beside], minlength=hours).astype(np.float64)
+            self.handed_over[key] = _handed_over(every, total, expected_volume(total, self.history))
+        return self.handed_over[key]
 
     def _volume(self, every: Floats, member: Mask) -> Series:
         """Runs against what the rhythm of day and week leads one to expect; hours of an incident that they had part in are left out."""
@@ -253,7 +306,7 @@ class Search:
 
     def _run_frame(self, measure: Measure, window: Window) -> tuple[pd.DataFrame | None, list[str]]:
         """Leaves of all attributes: bad runs and runs in the window, and in the time before it."""
-        dimensions = [name for name in self.history.attributes if measure.kind != "volume" or name not in CHOSEN]
+        dimensions = [name for name in self.history.attributes if measure.kind != "volume" or name not in self.chosen]
         if measure.kind == "volume":
             bad = np.ones(len(self.hour))
         elif measure.kind == "share":
@@ -360,6 +413,33 @@ class Search:
             self.alive[measure.key] &= ~(self._inside(found.attributes, measure) & within)
             if measure == VOLUME:
                 self.volumes_told.append(found)
+
+
+def _handed_over(every: Floats, total: Floats, expected: Floats) -> bool:
+    """Whether others had the runs of a value (``every``) in the hours in which it was away, so that all (``total``) were as expected."""
+    away = _away(every)
+    if not away.any() or away.all():
+        return False
+    share = every[~away].sum() / max(total[~away].sum(), 1.0)
+    level = [_usual_level(total * part, expected * part) for part in (away, ~away)]
+    return bool(level[0] > (1 - HANDED_OVER * share) * level[1])
+
+
+def _usual_level(total: Floats, expected: Floats) -> float:
+    """The middle one of the days' ratios, so that one surge or outage does not count."""
+    days = -(-len(total) // 24)
+    seen, due = (np.pad(values, (0, 24 * days - len(values))).reshape(days, 24).sum(axis=1) for values in (total, expected))
+    return float(np.median(seen[due > 0] / due[due > 0])) if (due > 0).any() else 0.0
+
+
+def _away(every: Floats) -> Mask:
+    """The hours of stretches without any run that are longer than a weekend, or a good part of all time."""
+    least = min(AWAY_HOURS, max(AWAY_PART * len(every), 1))
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], every == 0, [0]])))
+    away = np.zeros(len(every), dtype=bool)
+    for start, end in zip(edges[::2], edges[1::2], strict=True):
+        away[start:end] = end - start >= least
+    return away
 
 
 def _conversations(unit: Floats, day: NDArray[np.int64]) -> NDArray[np.int64]:

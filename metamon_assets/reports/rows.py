@@ -46,6 +46,13 @@ def _rows(day: date, report: Report) -> Iterator[tuple[Any, ...]]:
 def _fields(finding: Finding) -> tuple[Any, ...]:
     found = finding.estimate
     figures = (None,) * 6 if found is None else (found.value, found.low, found.high, found.unit, found.sample, found.p_value)
-    known = (None if isinstance(figure, float) and math.isnan(figure) else figure for figure in figures)
+    known = (_plain(figure) for figure in figures)
     texts = (clean(finding.key), finding.severity, clean(finding.statement), clean(finding.certainty))
     return (*texts, *known, finding.money_per_month, finding.cost, orjson.dumps(list(finding.runs)).decode(), finding.query)
+
+
+def _plain(figure: Any) -> Any:
+    """NULL for what is not a number, and NumPy's floats as Python's: the database's driver would write their names."""
+    if not isinstance(figure, float):
+        return figure
+    return None if math.isnan(figure) else float(figure)

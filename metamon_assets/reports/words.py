@@ -12,6 +12,7 @@ from decimal import Decimal
 # Controls, and marks that turn the direction of text: they could move a cursor or make a line read otherwise than it is.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]")
 _LONGEST_NAME = 60
+TIMES = 2.0  # a relative rise (three times as much) from which on a factor reads better than per cent
 
 
 def clean(text: str) -> str:
@@ -67,7 +68,11 @@ def percent(share: float | None) -> str:
 
 
 def change(relative: float) -> str:
-    """A relative change: +12% or -3.4%."""
+    """A relative change: +12% or -3.4%; from three times on as a factor: ×3.4, ×1,000 or more."""
+    if not math.isfinite(relative):
+        return "unknown"
+    if relative >= TIMES:
+        return f"×{1 + relative:,.2g}" if relative < 98 else f"×{1 + relative:,.0f}" if relative < 999 else "×1,000 or more"
     return f"{relative:+.0%}" if abs(relative) >= 0.1 else f"{relative:+.1%}"
 
 

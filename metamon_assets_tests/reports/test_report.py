@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from psycopg2.extensions import connection as Connection
@@ -296,6 +297,18 @@ def test_the_command(history: Connection, database: str, tmp_path: Path, monkeyp
     assert "There is no section nonsense" in run(main, ["report", "--section", "nonsense"]).output
     assert run(main, ["report", "--from", "2026-10-03", "--to", "2026-10-01"]).exit_code == 2
     assert "cannot be written" in run(main, ["report", "--html", "/nowhere/at/all.html"]).output
+
+
+def test_figures_of_numpy_are_written_as_numbers(history: Connection, settings: Settings) -> None:
+    write(history, runs(1))
+    figures = Estimate(np.float64(0.5), np.float64(0.25), np.float64(np.inf), "share", 3, np.float64(1e-9))
+    registry = Registry()
+    registry.register(Section("one", "one", 0, lambda context: Content((Finding("a", "A.", "Sure.", estimate=figures),))))
+    report = made(history, settings, registry)
+    assert rows.replace_day(history, START.date(), report) == 1
+    with history, history.cursor() as cursor:
+        cursor.execute("SELECT value, low, high, sample, p_value FROM metamon.report_findings")
+        assert cursor.fetchall() == [(0.5, 0.25, float("inf"), 3, 1e-9)]
 
 
 def test_an_agent_or_project_alone(history: Connection, settings: Settings) -> None:

@@ -52,9 +52,9 @@ def good_lines(path: Path) -> list[dict[str, Any]]:
     return result
 
 
-def test_the_default_is_the_ninety_days_that_end_yesterday() -> None:
-    assert first_day(date(2026, 11, 20)) == date(2026, 8, 22)
-    assert first_day(date(2026, 11, 20)) + timedelta(days=90) == date(2026, 11, 20)
+def test_the_default_is_the_four_weeks_that_end_yesterday() -> None:
+    assert first_day(date(2026, 11, 20)) == date(2026, 10, 23)
+    assert first_day(date(2026, 11, 20)) + timedelta(days=28) == date(2026, 11, 20)
 
 
 def test_a_second_call_does_nothing_and_a_new_day_extends(home: Path, tmp_path: Path) -> None:

@@ -7,11 +7,24 @@ from metamon_assets.reports.findings import Registry, Section
 
 def default_registry() -> Registry:
     """All sections as a report has them. A later stage registers its own form under the same key."""
-    from metamon_assets.reports.sections import changes, cost, errors, incidents, readiness, repeats, retries, savings, slices, steps
+    from metamon_assets.reports.sections import (
+        changes,
+        cost,
+        errors,
+        incidents,
+        readiness,
+        repeats,
+        retries,
+        savings,
+        slices,
+        steps,
+        traffic,
+    )
 
     registry = Registry()
     for section in (
         Section("cost", "What it costs", 10, cost.build),
+        Section("traffic", "When it runs", 15, traffic.build),
         Section("incidents", "What went wrong in this time", 20, incidents.build),
         Section("changes", "What changes did", 30, changes.build),
         Section("errors", "How runs fail", 40, errors.build),

@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from metamon_assets.reports import measures, runs, words
 from metamon_assets.reports.findings import DAYS_A_MONTH, Content, Context, Finding, Table
 from metamon_assets.reports.history import History, clock
 from metamon_assets.reports.measures import BY_KEY, Measure
+from metamon_assets.reports.past_incidents import searched
 from metamon_assets.reports.volume import SATURDAY, calendar
 from metamon_assets.statistics import scan
 from metamon_assets.statistics.significance import Comparison, adjust_p_values
@@ -29,7 +31,7 @@ from metamon_assets.statistics.significance import Comparison, adjust_p_values
 if TYPE_CHECKING:
     import pandas as pd
 
-Verdict = Literal["worse", "better", "better and worse", "no change seen", "moved at another time", "too little data"]
+Verdict = Literal["worse", "better", "better and worse", "unclear", "no change seen", "moved at another time", "too little data"]
 
 MEASURED = ("failed", "latency", "cost", "quality", "completed")
 WINDOW = timedelta(days=7)  # before and after: all weekdays, and not so long that much else happens
@@ -39,6 +41,8 @@ LEAST_RUNS = 50  # on each side
 CHANCE = 0.01  # of the moves told at most so many are none (Benjamini, Hochberg over all changes and measures)
 LEAST = 0.03  # a smaller relative move is not worth a sentence, however sure
 BREAK = 10.0  # twice the log likelihood by which another moment may fit the course better (99 % for a change point)
+LONGEST_INCIDENT = 48  # hours of an incident that is left out of the comparison
+CERTAIN = 0.95  # that all intervals of the table hold at once
 STEP = 1.96  # deviates by which the course must step at the change, beside a steady drift
 WEEKENDS_DIFFER = 0.2  # share of runs on weekends, before against after
 SHOWN = 20
@@ -70,6 +74,7 @@ class _Effect:
     after: float
     at_change: bool
     p_value: float = math.nan  # corrected
+    at_once: Comparison | None = None  # with the interval that holds together with those of all other changes and measures
 
     @property
     def clear(self) -> bool:
@@ -77,6 +82,12 @@ class _Effect:
         scale = abs(self.found.effect - 1) if self.relative else abs(self.found.effect) / max(abs(self.before), 1e-9)
         moved = self.found.effect - 1 if self.relative else self.found.effect
         return self.p_value <= CHANCE and scale >= LEAST and (self.after - self.before) * moved > 0
+
+    @property
+    def open(self) -> bool:
+        """Whether no move lies outside the interval that holds together with all others, without the move being clear."""
+        none = 1.0 if self.relative else 0.0
+        return not self.clear and self.at_once is not None and not self.at_once.ci_lower <= none <= self.at_once.ci_upper
 
     @property
     def relative(self) -> bool:
@@ -109,7 +120,9 @@ class _Judged:
         at_change = {effect.worse for effect in clear if effect.at_change}
         if at_change:
             return "better and worse" if len(at_change) == 2 else "worse" if at_change == {True} else "better"
-        return "moved at another time" if clear else "no change seen"
+        if clear:
+            return "moved at another time"
+        return "unclear" if any(effect.open for effect in self.effects) else "no change seen"
 
 
 def build(context: Context) -> Content:
@@ -117,12 +130,33 @@ def build(context: Context) -> Content:
     changes = _changes(context)
     if not changes:
         return Content(silence="No change of version, model, prompt or configuration was reported or seen in the runs in this period.")
-    history = histories.load(context)
+    history = _without_incidents(context, histories.load_with_reference(context))
     judged = _corrected([_judge(history, changes, change) for change in changes])
     told = [found for found in judged if found.verdict in ("worse", "better", "better and worse")]
     findings = tuple(_finding(context, history, changes, found, number) for number, found in enumerate(told, 1))
-    silent = f"{words.many(len(judged), 'change')}: {_counted(judged)}. At none of them did anything clearly move."
+    silent = f"{words.many(len(judged), 'change')}: {_counted(judged)}. {_nothing(judged)}"
     return Content(findings, (_table(context, judged),), silence="" if findings else silent)
+
+
+def _without_incidents(context: Context, history: History) -> History:
+    """The history without the hours of short incidents that are over: these are told by themselves, and would look like a change's work."""
+    hour, kept = history.runs["hour"].to_numpy(dtype=np.float64), np.ones(len(history.runs), dtype=bool)
+    done = searched(context)
+    for incident in done[1].incidents if done is not None else ():
+        if incident.end < history.hours - 1 and incident.end - incident.start <= LONGEST_INCIDENT:
+            kept &= (hour < incident.start) | (hour >= incident.end)
+    return history if kept.all() else replace(history, runs=history.runs[kept].reset_index(drop=True))
+
+
+def _nothing(judged: list[_Judged]) -> str:
+    """Why none of the changes is told, in accordance with the verdicts of the table."""
+    verdicts = {found.verdict for found in judged}
+    text = "At none of them did anything clearly move"
+    if "moved at another time" in verdicts:
+        text += "; what did move came at another time than the change"
+    if "unclear" in verdicts:
+        text += "; where it is unclear, something may have moved, too little to matter or not surely enough among so many comparisons"
+    return f"{text}."
 
 
 def _changes(context: Context) -> list[Change]:
@@ -196,19 +230,31 @@ def _widened(found: Comparison, factor: float) -> Comparison:
     if scale == 1 or not math.isfinite(found.p_value):
         return found
     p_value = 2 * scan.tail(abs(found.z) / scale)
+    return replace(_stretched(found, scale), p_value=p_value, standard_error=found.standard_error * scale)
+
+
+def _stretched(found: Comparison, scale: float) -> Comparison:
+    """The comparison with an interval so many times as wide."""
     if "ratio" in found.method:
         bounds = [found.effect * (bound / found.effect) ** scale for bound in (found.ci_lower, found.ci_upper)]
     else:
         bounds = [found.effect + scale * (bound - found.effect) for bound in (found.ci_lower, found.ci_upper)]
-    return replace(found, ci_lower=bounds[0], ci_upper=bounds[1], p_value=p_value, standard_error=found.standard_error * scale)
+    return replace(found, ci_lower=bounds[0], ci_upper=bounds[1])
 
 
 def _corrected(judged: list[_Judged]) -> list[_Judged]:
     p_values = adjust_p_values([effect.found.p_value for found in judged for effect in found.effects] or [math.nan]).tolist()
+    normal, compared = NormalDist(), max(len(p_values), 1)
+    wider = normal.inv_cdf(1 - (1 - CERTAIN) / 2 / compared) / normal.inv_cdf((1 + CERTAIN) / 2)
     result = []
     for found in judged:
         own, p_values = p_values[: len(found.effects)], p_values[len(found.effects) :]
-        result.append(replace(found, effects=tuple(replace(e, p_value=p) for e, p in zip(found.effects, own, strict=True))))
+        result.append(
+            replace(
+                found,
+                effects=tuple(replace(e, p_value=p, at_once=_stretched(e.found, wider)) for e, p in zip(found.effects, own, strict=True)),
+            )
+        )
     return result
 
 
@@ -278,7 +324,7 @@ def _money(found: _Judged, clear: list[_Effect]) -> Decimal | None:
 
 
 def _table(context: Context, judged: list[_Judged]) -> Table:
-    """One row per change; of each measure the 95 % interval of its move, before correction."""
+    """One row per change; of each measure the interval of its move: all hold at once with 95 % (Bonferroni)."""
     shown = judged[:SHOWN]
     measured = list(dict.fromkeys(effect.measure.key for found in shown for effect in found.effects))
     nouns = {effect.measure.key: effect.measure.noun for found in shown for effect in found.effects}
@@ -293,12 +339,12 @@ def _table(context: Context, judged: list[_Judged]) -> Table:
         for found in shown
     ]
     title = "Changes" if len(judged) <= SHOWN else f"Changes (the first {SHOWN} of {len(judged):,})"
-    title += ", and where the 95% intervals lie of what they moved (rates in points)" if measured else ""
+    title += ", and what they moved at most and at least (rates in points; all intervals hold at once with 95%)" if measured else ""
     return Table(title, ("time", "agent", "change", "verdict", *(nouns[key] for key in measured)), tuple(rows))
 
 
 def _cells(found: _Judged, measured: list[str]) -> list[str]:
-    intervals = {effect.measure.key: measures.interval(effect.measure, effect.found) for effect in found.effects}
+    intervals = {effect.measure.key: measures.interval(effect.measure, effect.at_once or effect.found) for effect in found.effects}
     return [intervals.get(key, "–") for key in measured]
 
 

@@ -7,6 +7,7 @@ all runs of a day have in common (a campaign, an outage) is then no evidence twi
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import UTC, date, timedelta
 from decimal import Decimal
 from typing import NamedTuple
@@ -123,7 +124,10 @@ def _unpriced(context: Context, traces: int, priced: int, models: list[_Model]) 
         why = " They name no model, so no price table can help: let the source report model and tokens, or the cost."
     else:
         ((lacking,),) = runs.rows(context, _LACKING.format(where=runs.traces_where(context), calls=runs.model_calls(context)))
-        listed = ", ".join(f"{words.name(model.model)} ({model.calls - model.priced:,})" for model in named[:3])
+        lacking_calls = Counter[str]()
+        for model in named:  # one model may have several providers
+            lacking_calls[words.name(model.model)] += model.calls - model.priced
+        listed = ", ".join(f"{name} ({count:,})" for name, count in lacking_calls.most_common(3))
         why = f" {lacking:,} of them made {words.many(calls, 'model call')} without a price, most of {listed}"
         why += f"; {without_tokens:,} of those calls came without token counts, where a price does not help." if without_tokens else "."
         why += f" The other {traces - priced - lacking:,} contain no such call." if lacking < traces - priced else ""

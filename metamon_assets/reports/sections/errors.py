@@ -2,7 +2,8 @@
 
 The last quarter of the observed time is held against the part before. Conversations (or users, or runs where neither is
 known) are counted, so that one that fails ten times is one; the ratio of their rates has an exact interval, given how many failed
-in both parts, and the p-values of all patterns are corrected together.
+in both parts, and the p-values of all patterns are corrected together. What came in an incident that is over is told with it (see
+``incidents``): whether a pattern rises is judged by the time outside, lest one bad afternoon be told twice.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from typing import Literal
 from metamon_assets.reports import runs, words
 from metamon_assets.reports.findings import Content, Context, Estimate, Finding, Severity, Table
 from metamon_assets.reports.history import clock
+from metamon_assets.reports.measures import FAILED
+from metamon_assets.reports.past_incidents import searched
 from metamon_assets.reports.sections.masking import PLACEHOLDER, template
 
 State = Literal["new", "rising", "falling", "gone", "steady"]
+Window = tuple[datetime, datetime]
 
 LAST_PART = 1 / 4  # of the observed time
 LEAST_DAYS = 2  # of observed time, for a part of it to mean anything
@@ -31,6 +35,7 @@ FACTOR = 1.5  # a smaller change is not worth a sentence
 LARGEST = 3  # patterns that are told in any case
 MOST = 10  # findings
 ROWS = 15
+FAILED_SILENTLY = "failed without a message"
 SPENT = "what the failed runs cost"
 SHARE_OF_ALL = 0.01  # of the runs: a new or rising pattern with so many hurts now
 
@@ -51,7 +56,9 @@ _OBSERVED = (
 _UNITS = """
     SELECT count(DISTINCT COALESCE(conversation_id, user_id, run_id)) FILTER (WHERE start_time < %(split)s),
         count(DISTINCT COALESCE(conversation_id, user_id, run_id)) FILTER (WHERE start_time >= %(split)s)
-    FROM metamon.traces WHERE {where} AND start_time < %(now)s"""
+    FROM metamon.traces WHERE {where} AND start_time < %(now)s AND NOT EXISTS (
+        SELECT FROM unnest(%(begins)s::timestamptz[], %(ends)s::timestamptz[]) AS incident (begins, ends)
+        WHERE start_time >= begins AND start_time < ends)"""
 
 
 @dataclass(slots=True)
@@ -65,7 +72,8 @@ class _Pattern:
     cost: Decimal = Decimal(0)
     first: datetime | None = None
     last: datetime | None = None
-    before: set[str] = field(default_factory=set)  # units
+    in_incidents: int = 0  # runs in incidents that are over
+    before: set[str] = field(default_factory=set)  # units, outside incidents
     late: set[str] = field(default_factory=set)
     ratio: tuple[float, float, float] | None = None  # rate of late over before, and its interval
     p_value: float = math.nan  # corrected
@@ -77,11 +85,17 @@ class _Pattern:
         return hashlib.sha256(repr((self.error_type, self.text)).encode("utf-8", "replace")).hexdigest()[:8]
 
     @property
+    def told(self) -> bool:
+        """Whether there is anything that failed runs have in common: those without type and message may have any cause."""
+        return self.text is not None or bool(self.error_type)
+
+    @property
     def name(self) -> str:
         """The pattern for people."""
         kind, text = words.name(self.error_type), words.clean(self.text or "")
         if self.text is None:
-            return f"{kind} without a message" if self.error_type else "no error type, no message"
+            return f"{kind} without a message" if self.error_type else FAILED_SILENTLY
+        text = text.removeprefix(f"{self.error_type}:").strip() or text
         shown = text if len(text) <= 120 else f"{text[:119]}…"
         return f"{kind}: {shown}" if self.error_type else shown
 
@@ -96,9 +110,10 @@ def build(context: Context) -> Content:
         return Content(silence=f"None of {words.many(total, 'run')} failed.{_at_most(total)}")
     end = min(context.end, context.now)
     split = end - (end - first) * LAST_PART
-    patterns = _patterns(runs.rows(context, _FAILED.format(where=where)), split)
+    windows = _incidents(context, (end - split) / 2)
+    patterns = _patterns(runs.rows(context, _FAILED.format(where=where)), split, windows)
     unit = "conversations" if 2 * conversations >= total else "users" if 2 * users >= total else "runs"
-    reason = _judged(context, where, patterns, first, end, split, unit)
+    reason = _judged(context, where, patterns, windows, (first, split, end), unit)
     patterns.sort(key=lambda pattern: -pattern.count)
     told = patterns[:LARGEST] + [pattern for pattern in patterns[LARGEST:] if pattern.state != "steady"]
     findings = [
@@ -113,7 +128,23 @@ def _at_most(total: int) -> str:
     return f" The error rate may still be up to {words.percent(1 - 0.05 ** (1 / total))} (95%)." if total >= 2 else ""
 
 
-def _patterns(failed: Iterable[runs.Row], split: datetime) -> list[_Pattern]:
+def _incidents(context: Context, longest: timedelta) -> list[Window]:
+    """The incidents of failures that are over and were no longer than that."""
+    done = searched(context)
+    if done is None:
+        return []
+    search, found = done
+    start, hours = search.history.start, search.history.hours
+    return [
+        (start + timedelta(hours=incident.start), start + timedelta(hours=incident.end))
+        for incident in found.incidents
+        if FAILED in (incident.measure, *incident.also)
+        and incident.end < hours - 1
+        and timedelta(hours=incident.end - incident.start) <= longest
+    ]
+
+
+def _patterns(failed: Iterable[runs.Row], split: datetime, windows: list[Window]) -> list[_Pattern]:
     found: dict[tuple[str | None, str | None], _Pattern] = {}
     for start, error_type, message, from_child, cost, unit in failed:
         text = template(message) if message and message.strip() else None
@@ -123,15 +154,22 @@ def _patterns(failed: Iterable[runs.Row], split: datetime) -> list[_Pattern]:
         pattern.cost += cost or 0
         pattern.first = start if pattern.first is None else min(pattern.first, start)
         pattern.last = start if pattern.last is None else max(pattern.last, start)
-        (pattern.late if start >= split else pattern.before).add(unit)
+        if any(begin <= start < end for begin, end in windows):
+            pattern.in_incidents += 1
+        else:
+            (pattern.late if start >= split else pattern.before).add(unit)
     return list(found.values())
 
 
-def _judged(context: Context, where: str, patterns: list[_Pattern], first: datetime, end: datetime, split: datetime, unit: str) -> str:
-    """Give patterns their state; the reason why none can have one, or an empty text."""
+def _judged(
+    context: Context, where: str, patterns: list[_Pattern], windows: list[Window], times: tuple[datetime, datetime, datetime], unit: str
+) -> str:
+    """Give patterns their state; the reason why none can have one, or an empty text. ``times``: first run, split and end."""
+    first, split, end = times
     if end - first < timedelta(days=LEAST_DAYS):
         return f"Nothing is said of new or rising ones before {LEAST_DAYS} days of runs are here."
-    ((before, late),) = runs.rows(context, _UNITS.format(where=where), {"split": split})
+    bounds = {"begins": [begin for begin, _ in windows], "ends": [end for _, end in windows]}
+    ((before, late),) = runs.rows(context, _UNITS.format(where=where), bounds | {"split": split})
     if min(before, late) < LEAST_UNITS:
         return f"Nothing is said of new or rising ones with fewer than {LEAST_UNITS} {unit} in either part of the time."
     from scipy.stats import binomtest
@@ -170,10 +208,11 @@ def _odds(share: float) -> float:
 
 def _overall(context: Context, total: int, failed: int, patterns: list[_Pattern], reason: str) -> Finding:
     query = runs.listing(context, "status = 'error'", order="start_time DESC")
-    counts = {state: sum(pattern.state == state for pattern in patterns) for state in ("new", "rising", "gone")}
+    told = [pattern for pattern in patterns if pattern.told]
+    counts = {state: sum(pattern.state == state for pattern in told) for state in ("new", "rising", "gone")}
     moved = [f"{count} {state}" for state, count in counts.items() if count]
-    statement = f"{words.of(failed, total, 'run')} failed, in {words.many(len(patterns), 'pattern')}"
-    statement += f", of which {' and '.join(moved)}." if moved else "." if reason else "; none is new, clearly rising or gone."
+    statement = f"{words.of(failed, total, 'run')} failed{', in ' + words.many(len(told), 'pattern') if told else ''}"
+    statement += f", of which {' and '.join(moved)}." if moved else "." if reason or not told else "; none is new, clearly rising or gone."
     return Finding(
         key="errors.total",
         statement=statement,
@@ -207,7 +246,7 @@ def _finding(context: Context, pattern: _Pattern, total: int, split: datetime, e
 def _statement(context: Context, pattern: _Pattern, total: int, split: datetime) -> str:
     assert pattern.first is not None
     assert pattern.last is not None
-    since, what = clock(context, split), f"“{pattern.name}”"
+    since, what = clock(context, split), f"“{pattern.name}”" if pattern.told else pattern.name
     if pattern.state == "new":
         return f"New since {clock(context, pattern.first)}: {what}, {words.of(pattern.count, total, 'run')}."
     if pattern.state == "gone":
@@ -215,19 +254,28 @@ def _statement(context: Context, pattern: _Pattern, total: int, split: datetime)
     if pattern.state in ("rising", "falling"):
         assert pattern.ratio is not None
         times = f"{pattern.ratio[0]:.2g} times as frequent since {since} as before"
-        return f"{pattern.state.capitalize()}: {what} is {times}; {words.of(pattern.count, total, 'run')} in all."
-    return f"{words.of(pattern.count, total, 'run')}: {what}."
+        return f"{pattern.state.capitalize()}: {what} is {times}; {words.of(pattern.count, total, 'run')} in all.{_in_incidents(pattern)}"
+    return f"{words.of(pattern.count, total, 'run')}{': ' if pattern.told else ' '}{what}.{_in_incidents(pattern)}"
+
+
+def _in_incidents(pattern: _Pattern) -> str:
+    return (
+        f" {pattern.in_incidents:,} of them came in incidents that are over; these are told as incidents." if pattern.in_incidents else ""
+    )
 
 
 def _certainty(context: Context, pattern: _Pattern, split: datetime, end: datetime, unit: str) -> str:
     assert pattern.first is not None
     assert pattern.last is not None
     seen = f"Counted; seen from {clock(context, pattern.first)} to {clock(context, pattern.last)}."
+    seen += "" if pattern.told else " Their source tells neither message nor type, so they may have any number of causes."
     if pattern.ratio is None:
-        return f"{seen} Too few to say whether it rises."
+        outside = " outside these incidents" if pattern.in_incidents else ""
+        return f"{seen} Too few{outside} to say whether it rises."
     _, low, high = pattern.ratio
     bounds = f"{low:.2g} to {high:.2g}" if math.isfinite(high) else f"at least {low:.2g}"
     days = (end - split).total_seconds() / 86_400
+    seen += " Incidents that are over are left out of what follows." if pattern.in_incidents else ""
     rate = f"The rate of affected {unit} in the last {days:.1f} days is {bounds} times that before (95%)"
     return f"{seen} {rate}; p {_p(pattern.p_value)}, corrected for all patterns" + (
         "." if pattern.state != "steady" else ": no clear change."
@@ -244,7 +292,7 @@ def _estimate(pattern: _Pattern, total: int) -> Estimate:
 
 def _severity(pattern: _Pattern, total: int) -> Severity:
     if pattern.state in ("new", "rising"):
-        return "serious" if pattern.count >= SHARE_OF_ALL * total else "notice"
+        return "serious" if pattern.told and pattern.count >= SHARE_OF_ALL * total else "notice"
     return "info"
 
 
@@ -280,9 +328,15 @@ def _table(context: Context, patterns: list[_Pattern], total: int, failed: int) 
         assert pattern.last is not None
         share = (words.percent(pattern.count / failed), words.percent(pattern.count / total))
         seen = (clock(context, pattern.first), clock(context, pattern.last))
-        rows.append((pattern.name, f"{pattern.count:,}", *share, pattern.state if pattern.ratio else "too few", *seen))
+        rows.append((pattern.name, f"{pattern.count:,}", *share, _course(pattern), *seen))
     title = "Error patterns" if len(patterns) <= ROWS else f"Error patterns (the first {ROWS} of {len(patterns):,})"
     return Table(title, ("pattern", "runs", "of failed", "of all", "course", "first seen", "last seen"), tuple(rows))
+
+
+def _course(pattern: _Pattern) -> str:
+    if pattern.ratio:
+        return pattern.state
+    return "in incidents" if 2 * pattern.in_incidents >= pattern.count else "too few"
 
 
 def _p(value: float) -> str:

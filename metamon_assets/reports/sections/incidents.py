@@ -9,20 +9,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from metamon_assets.reports import charts, measures, runs, words
 from metamon_assets.reports import history as histories
-from metamon_assets.reports import measures, runs, words
 from metamon_assets.reports.findings import Content, Context, Estimate, Finding, Severity
 from metamon_assets.reports.history import History
-from metamon_assets.reports.measures import FAILED, VOLUME
-from metamon_assets.reports.past_incidents import Found, Incident, Search, members
+from metamon_assets.reports.measures import FAILED, VOLUME, Measure
+from metamon_assets.reports.past_incidents import (
+    LEAST_DAYS,
+    LEAST_RUNS,
+    SLICE_RUNS,
+    Attributes,
+    Found,
+    Incident,
+    Search,
+    members,
+    searched,
+)
 from metamon_assets.reports.volume import expected_volume
 from metamon_assets.statistics.anomaly import Detector, Level
 from metamon_assets.statistics.significance import SampleProportion, compare
@@ -32,13 +42,15 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-LEAST_RUNS = 200
-LEAST_DAYS = 3
 COINCIDENCE = timedelta(hours=3)  # a change so near to the start is told with the incident
 CONCERNED = 0.2  # of the slice's runs: an agent with fewer is not what the incident is about
 STEPS = (5, 15, 60)  # minutes, of which the shortest with RUNS_A_STEP runs is replayed
 RUNS_A_STEP = 20
 SEEN_HOURS = 6  # the length of the incident whose smallest visible size is told
+UNKNOWN = words.percent(None)
+PICTURES = 3
+POINTS_SHOWN = 24 * 14  # in a picture
+IMPORTANCE = ("failed", "unfinished", "completed", "degraded", "quality", "latency", "first_token", "cost", "cached", "volume")
 _SEVERITY: dict[Level, Severity] = {"critical": "serious", "warning": "notice", "normal": "notice"}
 _EVENTS = """
     SELECT kind, agent_name, version, inferred, time FROM metamon.events
@@ -54,24 +66,42 @@ class _Size:
     before: str
     meanwhile: str
     moved: str
-    estimate: Estimate
+    estimate: Estimate | None
     excess: str = ""
     cost: Decimal | None = None
 
 
 def build(context: Context) -> Content:
     """What was found, or how large it would have had to be."""
-    history = histories.load(context)
-    if len(history.runs) < LEAST_RUNS or history.hours < 24 * LEAST_DAYS:
+    done = searched(context)
+    if done is None:
+        history = histories.load_with_reference(context)
+        span = words.many(history.hours / 24, "day") if history.hours >= 24 else words.many(history.hours, "hour")
         return Content(
-            silence=f"{words.many(len(history.runs), 'run')} over {words.many(history.hours / 24, 'day')}: too few to tell an incident from"
+            silence=f"{words.many(len(history.runs), 'run')} over {span}: too few to tell an incident from"
             f" chance, which takes {LEAST_RUNS} runs over {LEAST_DAYS} days."
         )
-    search = Search(history, histories.tool_calls(context, history))
-    found = search.run()
+    search, found = done
     if not found.incidents:
         return Content(silence=_silence(search, found))
-    return Content(tuple(_finding(context, search, incident, number) for number, incident in enumerate(found.incidents, 1)))
+    told = [_most_important_first(incident) for incident in found.incidents]
+    sized = [(incident, _size(context, search, incident)) for incident in told]
+    sized = [(incident, size) for incident, size in sized if size.before != UNKNOWN]  # what has no before cannot have moved
+    if not sized:
+        return Content(silence=_silence(search, found))
+    told = [incident for incident, _ in sized]
+    return Content(
+        tuple(_finding(context, search, incident, size, number) for number, (incident, size) in enumerate(sized, 1)),
+        charts=tuple(_picture(search, incident) for incident in told[:PICTURES]),
+    )
+
+
+def _most_important_first(incident: Incident) -> Incident:
+    """The incident by the measure among those that moved which people suffer from most; the number of runs stays what it is."""
+    if incident.of_tools or incident.measure == VOLUME:
+        return incident
+    moved = sorted((incident.measure, *incident.also), key=lambda measure: IMPORTANCE.index(measure.key))
+    return replace(incident, measure=moved[0], also=tuple(moved[1:]))
 
 
 def _silence(search: Search, found: Found) -> str:
@@ -80,8 +110,9 @@ def _silence(search: Search, found: Found) -> str:
     groups += ["calls of tools"] if len(search.tools) else []
     text = (
         f"Nothing stood out in {words.many(found.series, 'series', 'series')} ({_listed([measure.noun for measure in search.measures])},"
-        f" of {_listed(['all runs', *groups])}) over {words.many(history.hours / 24, 'day')}."
+        f" of {_listed(['all runs', *groups])}) over {words.many((history.hours - history.reference) / 24, 'day')}"
     )
+    text += f", with {words.many(history.reference / 24, 'day')} before for comparison." if history.reference >= 24 else "."
     share = history.runs["failed"].mean()
     n = SEEN_HOURS * len(history.runs) / max(history.hours, 1)
     if math.isfinite(share) and n >= 1:
@@ -103,16 +134,16 @@ def _smallest_rise(share: float, n: float, threshold: float) -> float:
     return float(seen[0]) if seen.size else 1.0
 
 
-def _finding(context: Context, search: Search, incident: Incident, number: int) -> Finding:
+def _finding(context: Context, search: Search, incident: Incident, size: _Size, number: int) -> Finding:
     history = search.history
     start, end = (history.start + timedelta(hours=hour) for hour in (incident.start, incident.end))
-    size = _size(context, search, incident)
     level, noticed = _replayed(search, incident)
-    rising = incident.measure.sign > 0 or (incident.measure.sign == 0 and size.estimate.value > 1)
+    value, unit = (size.estimate.value, size.estimate.unit) if size.estimate is not None else (math.inf, "share")  # from none
+    rising = incident.measure.sign > 0 or (incident.measure.sign == 0 and value > 1)
     lasting = incident.end >= history.hours - 1
     until = "until the end of the period" if lasting else f"to {histories.clock(context, end)}"
     noun = "error rate of calls" if incident.of_tools else incident.measure.noun
-    noun = f"typical {noun}" if size.estimate.unit == "ratio" and incident.measure != VOLUME else noun
+    noun = f"typical {noun}" if unit == "ratio" and incident.measure != VOLUME else noun
     whose = "" if incident.measure == VOLUME and not incident.attributes else f" of {histories.named(history, incident.attributes)}"
     statement = (
         f"From {histories.clock(context, start)} {until} ({_length(incident)}) the {noun}{whose}"
@@ -135,9 +166,9 @@ def _finding(context: Context, search: Search, incident: Incident, number: int) 
 
 def _certainty(search: Search, incident: Incident, size: _Size, level: Level, noticed: str | None) -> str:
     text = (
-        f"Compared with the runs before: {size.moved}. Where hours differ by chance, and days as elsewhere in this history, so clear a"
-        f" window comes with a probability of {_p(incident.p_value)}, all series counted. The window was chosen because it stands out,"
-        " so its size is told rather too large."
+        f"Compared with {_reference(search, incident)}: {size.moved}. Where hours differ by chance, and days as elsewhere in this history,"
+        f" so clear a window comes with a probability of {_p(incident.p_value)}, all series counted. The window was chosen because it"
+        " stands out, so its size is told rather too large."
     )
     blamed = incident.slice_
     if blamed is not None:
@@ -156,12 +187,13 @@ def _more(context: Context, search: Search, incident: Incident, start: datetime)
     if incident.measure == VOLUME and incident.end >= search.history.hours - 1 and not _actual(search, incident):
         yield "None has come since: either there were none, or their source has not delivered them."
     if incident.also:
-        yield f"With it: {', '.join(measure.noun for measure in incident.also)}."
+        yield f"With it: {', '.join(_beside(search, incident, measure) for measure in incident.also)}."
     if incident.measure == FAILED and not incident.of_tools:
         _, within = _parts(search, incident)
-        kinds = within.loc[within["failed"] == 1, "error_type"].value_counts()
-        if len(kinds) and kinds.iloc[0]:
-            count = words.of(int(kinds.iloc[0]), int(kinds.sum()), "failed run")
+        failed = within.loc[within["failed"] == 1, "error_type"]
+        kinds = failed.value_counts()
+        if len(kinds) and 2 * kinds.iloc[0] >= len(failed):
+            count = words.of(int(kinds.iloc[0]), len(failed), "failed run")
             yield f"Most of the errors: “{words.name(str(kinds.index[0]))}” ({count})."
     rows = search.tools[members(search.tools, incident.attributes)] if incident.of_tools else _chosen(search, incident)[0]
     shares = rows["agent"].value_counts(normalize=True)
@@ -198,20 +230,37 @@ def _size(context: Context, search: Search, incident: Incident) -> _Size:
         count = round(abs(typical[1] - typical[0]) * int(within[measure.key].notna().sum()))
         excess = f" That is about {words.many(count, 'run')} {'more' if measure.sign > 0 else 'fewer'} than expected."
     shown = [measures.shown(measure, value) for value in typical]
+    if found.status != "ok":
+        return _Size(shown[0], shown[1], "too few to give an interval", None, excess, cost)
     return _Size(shown[0], shown[1], measures.moved(measure, found), measures.estimate(measure, found), excess, cost)
+
+
+def _beside(search: Search, incident: Incident, measure: Measure) -> str:
+    """Another measure that moved, with its figures where it has some."""
+    if measure == VOLUME:
+        return measure.noun
+    parts = _parts(search, replace(incident, measure=measure))
+    values = [measures.typical(measure, part) for part in parts]
+    if not all(map(math.isfinite, values)):
+        return measure.noun
+    noun = f"typical {measure.noun}" if measure.unit == "seconds" else measure.noun
+    return f"{noun} {measures.shown(measure, values[0])} → {measures.shown(measure, values[1])}"
 
 
 def _calls(search: Search, incident: Incident) -> _Size:
     tools = search.tools
     own = members(tools, incident.attributes)
     within = own & ((tools["hour"] >= incident.start) & (tools["hour"] < incident.end)).to_numpy()
-    before = own & (tools["hour"] < incident.start).to_numpy() & search.tools_alive
+    past = (tools["hour"] < incident.start).to_numpy() & search.tools_alive
+    before = own & past if (own & past).any() else members(tools, {"tool": incident.attributes["tool"]}) & past
     arms = [SampleProportion(float(tools["n"][part].sum()), float(tools["failed"][part].sum())) for part in (before, within)]
     found = compare(*arms)
     shares = [arm.estimate if arm.n else math.nan for arm in arms]
     more = max(arms[1].successes - arms[1].n * (shares[0] if math.isfinite(shares[0]) else 0.0), 0.0)
     excess = f" That is about {words.many(round(more), 'failed call')} more than expected."
     shown = [words.percent(share) for share in shares]
+    if found.status != "ok":
+        return _Size(shown[0], shown[1], "too few to give an interval", None, excess)
     return _Size(shown[0], shown[1], measures.moved(FAILED, found), measures.estimate(FAILED, found), excess)
 
 
@@ -229,6 +278,8 @@ def _volume(search: Search, incident: Incident) -> _Size:
     error = 1.96 / math.sqrt(max(before, 1.0))
     low = stats.chi2.ppf(0.025, 2 * actual) / 2 / max(expected, 1e-9) * math.exp(-error) if actual else 0.0
     high = stats.chi2.ppf(0.975, 2 * actual + 2) / 2 / max(expected, 1e-9) * math.exp(error)
+    if expected < 1 / 2:
+        return _Size("none", f"{actual:,.0f}", "from none, so no factor is given", None)
     moved = f"{words.change(ratio - 1)} (95% interval {words.change(low - 1)} to {words.change(high - 1)}, if runs come independently)"
     return _Size(f"about {expected:,.0f} expected", f"{actual:,.0f}", moved, Estimate(ratio, low, high, "ratio", int(actual)))
 
@@ -246,10 +297,39 @@ def _chosen(search: Search, incident: Incident) -> tuple[pd.DataFrame, NDArray[n
 
 
 def _parts(search: Search, incident: Incident) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The slice's runs before the incident that no other incident explains, and those in it."""
+    """Runs before the incident that no other incident explains (``_compared``), and the slice's runs in it."""
     chosen, hours = _chosen(search, incident)
-    usable = search.alive[incident.measure.key][members(search.history.runs, incident.attributes)]
-    return chosen[usable & (hours < incident.start)], chosen[(hours >= incident.start) & (hours < incident.end)]
+    return search.history.runs[_past(search, incident, _compared(search, incident))], chosen[
+        (hours >= incident.start) & (hours < incident.end)
+    ]
+
+
+def _past(search: Search, incident: Incident, attributes: Attributes) -> NDArray[np.bool_]:
+    key = incident.measure.key
+    known = search.history.runs[key].notna().to_numpy() if key != VOLUME.key else True
+    return search.alive[key] & known & members(search.history.runs, attributes) & (search.hour < incident.start)
+
+
+def _compared(search: Search, incident: Incident) -> Attributes:
+    """The slice whose runs before are looked at: the incident's own, or, where it had next to none before, one that had.
+
+    What is released (a version, a prompt, a model) is left out first: a new version is held against the one before.
+    """
+    attributes = dict(incident.attributes)
+    order = sorted(attributes, key=lambda name: (name not in search.chosen, name == "agent"))
+    for name in order:
+        if _past(search, incident, attributes).sum() >= SLICE_RUNS:
+            break
+        del attributes[name]
+    return attributes
+
+
+def _reference(search: Search, incident: Incident) -> str:
+    """What the runs of the incident are compared with."""
+    if incident.of_tools or incident.measure == VOLUME or _compared(search, incident) == incident.attributes:
+        return "the runs before"
+    whose = histories.named(search.history, _compared(search, incident))
+    return f"the runs of {whose} before, since there were none or too few of its own"
 
 
 def _replayed(search: Search, incident: Incident) -> tuple[Level, datetime | None]:
@@ -282,6 +362,22 @@ def _as_it_came(search: Search, incident: Incident) -> tuple[Floats, Floats, Flo
     x = np.ones(len(chosen)) if incident.measure == VOLUME else chosen[incident.measure.key].to_numpy(dtype=np.float64)
     known = np.isfinite(x)
     return chosen["hour"].to_numpy(dtype=np.float64)[known], np.ones(int(known.sum())), x[known]
+
+
+def _picture(search: Search, incident: Incident) -> dict[str, Any]:
+    """The course of what moved, with the incident shaded."""
+    history, every = search.history, max(math.ceil(search.history.hours / POINTS_SHOWN), 1)
+    hour, n, x = _as_it_came(search, incident)
+    bins = math.ceil(history.hours / every)
+    counts, sums = (np.bincount((hour / every).astype(np.int64).clip(0, bins - 1), weights, bins) for weights in (n, x))
+    values = sums if incident.measure == VOLUME else np.where(counts > 0, sums / np.maximum(counts, 1), math.nan)
+    points = [(history.start + timedelta(hours=every * at), float(value)) for at, value in enumerate(values) if math.isfinite(value)]
+    window = (history.start + timedelta(hours=incident.start), history.start + timedelta(hours=incident.end))
+    noun = "error rate of calls" if incident.of_tools else incident.measure.noun
+    mean = "mean " if incident.measure.kind == "score" else ""
+    unit = {"seconds": " (seconds)", "dollars": " (US dollars)"}.get(incident.measure.unit, "")
+    title = f"{mean}{noun}{unit}, {histories.named(history, incident.attributes)}, by {words.many(every, 'hour')}"
+    return charts.course(points, title=title[0].upper() + title[1:], window=window, percent=incident.measure.kind == "share")
 
 
 def _query(context: Context, history: History, incident: Incident, start: datetime, end: datetime) -> str:

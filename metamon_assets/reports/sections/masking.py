@@ -12,6 +12,8 @@ LONGEST = 500  # characters of a message that are looked at
 # In this order: what contains others goes first. Every pattern is linear: no repeated group can match one text in two ways.
 _MASKS = (
     ("", r"\b(?:https?|status|code|error)[ :=_a-z]{0,12}[1-5]\d\d\b"),  # a status code tells causes apart, and stays
+    ("", r"\b(?:answer(?:ed|s)?|return(?:ed|s)?|respon(?:ds?|ded|se)|replied|failed)(?: with| of)?[ :]{1,3}[45]\d\d\b(?![.,]?\d)"),
+    ("", r"(?<![\w.,-])[45]\d\d(?= (?:bad|unauthori|payment|forbid|not found|request|conflict|too many|internal|service|gateway))"),
     ("<url>", r"\b[a-z][a-z0-9+.-]{1,20}://[^\s\"'<>]+"),
     ("<email>", r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"),
     ("<uuid>", r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b"),
