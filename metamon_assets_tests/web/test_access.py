@@ -10,6 +10,7 @@ import pytest
 from metamon_assets.warehouse import connect
 from metamon_assets.web import auth, tokens
 from metamon_assets.web.auth import SlidingWindow, require
+from metamon_assets.web.pool import Pool
 from metamon_assets.web.tokens import Role, TokenError
 from metamon_assets_tests.web.conftest import Web
 
@@ -155,3 +156,14 @@ def test_the_last_use_is_noted(web: Web) -> None:
 def test_an_unknown_role_is_a_defect_of_the_route() -> None:
     with pytest.raises(ValueError, match="root"):
         require("root")
+
+
+def test_wrong_tokens_cost_few_questions_and_a_new_one_works_at_once_beside_them(shared: Web) -> None:
+    verifier = tokens.Verifier(Pool(shared.database_url))
+    for number in range(3):
+        assert verifier.verify(f"mm_wrong{number}") is None
+    assert verifier.verify(shared.token("viewer", "at once")) is not None
+    before = list(verifier._looks)
+    for number in range(50):
+        assert verifier.verify(f"mm_wrong{number}") is None
+    assert sum(look not in before for look in verifier._looks) == tokens.LOOKS - 4
