@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 
 from metamon_assets.config import ConfigError, LangSmithExportSource, LangSmithSource, Settings
-from metamon_assets.errors import MetamonError
+from metamon_assets.errors import MetamonError, first_line
 from metamon_assets.health.state import beat
 from metamon_assets.metrics.touched import CLOCKS, drain
 from metamon_assets.traces import polling
@@ -75,7 +75,7 @@ def run_feed(settings: Settings, database_url: str, stop: threading.Event, *, lo
                     wait = RECONNECT_SECONDS
                     settings = _Feed(settings, database_url, connection, stop, load).run()
         except psycopg2.Error as error:
-            logger.warning("The database failed; trying again in %.0f s: %s", wait, _first_line(error))
+            logger.warning("The database failed; trying again in %.0f s: %s", wait, first_line(error))
             stop.wait(wait)
             wait = min(2 * wait, LONGEST_RECONNECT_SECONDS)
 
@@ -282,7 +282,7 @@ class _Worker(threading.Thread):
                 return
             except Exception as error:  # whatever it is: the other threads, and this one later, go on
                 expected = isinstance(error, MetamonError | psycopg2.Error)
-                logger.warning("%s: %s", self.name, _first_line(error), exc_info=None if expected else error)
+                logger.warning("%s: %s", self.name, first_line(error), exc_info=None if expected else error)
                 self.stopping.wait(RECONNECT_SECONDS)
 
     def work(self, connection: Connection) -> None:
@@ -424,7 +424,3 @@ class _Refresher(_Worker):
         if events := infer_live_events(connection, self._inferred_at):
             logger.info("A version, model or prompt was seen for the first time; %d such events are known", events)
         self._inferred_at = now
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -42,11 +42,12 @@ def token() -> None:
 @with_settings
 def create_token(settings: Settings, name: str, role: str, expires_days: int | None) -> None:
     """Make a token for NAME and print it: the only time that it is shown."""
+    from metamon_assets.warehouse.audit import acting_user
     from metamon_assets.web import tokens
 
     expires_at = None if expires_days is None else datetime.now(UTC) + timedelta(days=expires_days)
     with database(settings) as connection:
-        secret = tokens.create(connection, name, tokens.Role(role), actor=_who(), expires_at=expires_at)
+        secret = tokens.create(connection, name, tokens.Role(role), actor=acting_user(), expires_at=expires_at)
     click.echo(secret)
     say(f"This is the only time that it is shown. Send it as `Authorization: Bearer …`; `metamon token revoke {name}` ends it.")
 
@@ -86,10 +87,11 @@ def list_tokens(settings: Settings, as_json: bool) -> None:
 @with_settings
 def revoke_token(settings: Settings, name: str) -> None:
     """Refuse the token NAME from now on; running servers follow within seconds."""
+    from metamon_assets.warehouse.audit import acting_user
     from metamon_assets.web import tokens
 
     with database(settings) as connection:
-        tokens.revoke(connection, name, actor=_who())
+        tokens.revoke(connection, name, actor=acting_user())
     say(f"The token {name} is revoked.")
 
 
@@ -115,10 +117,11 @@ def event(settings: Settings, *, kind: str, as_json: bool, event_id: str | None,
     from metamon_assets.config.sources import SourcePart
     from metamon_assets.traces.configured import rules_for
     from metamon_assets.traces.events import REPORTED, report
+    from metamon_assets.warehouse.audit import acting_user
     from metamon_assets.web.events import NewEvent
 
     try:
-        new = NewEvent.model_validate({"kind": kind, "id": event_id, "actor": actor or _who(), **said})
+        new = NewEvent.model_validate({"kind": kind, "id": event_id, "actor": actor or acting_user(), **said})
     except ValidationError as error:
         wrong = "\n".join(f"  --{found['loc'][0]}: {found['msg']}" for found in error.errors())
         raise MetamonError(f"The event does not fit:\n{wrong}") from None
@@ -132,15 +135,6 @@ def event(settings: Settings, *, kind: str, as_json: bool, event_id: str | None,
     else:
         say("Reported." if entry.rows_inserted else "Known already.")
 
-
-def _who() -> str:
-    """Who acts, for the audit log: the user of this machine who runs the command."""
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container whose user has no name
-        return "unknown user"
 
 
 def _state(entry: object, now: datetime) -> str:

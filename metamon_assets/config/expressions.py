@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from metamon_assets.config.secret import ConfigError
+from metamon_assets.errors import closest
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -64,28 +65,22 @@ def parse(text: str) -> exp.Expr:
     return tree
 
 
-def columns_of(text: str) -> set[str]:
-    """The columns that an expression reads. Raises ExpressionError."""
-    from sqlglot import exp
-
-    return {column.name for column in parse(text).find_all(exp.Column)}
-
-
 def compile_expression(text: str, columns: Collection[str]) -> Compiled:
     """SQL for an expression over one of ``columns``' rows, called ``t``. Raises ExpressionError, also for other columns.
 
     >>> compile_expression("latency_seconds > 2 AND mode = 'chat'", {"latency_seconds", "mode"})
     Compiled(sql='t."latency_seconds" > %(p0)s AND t."mode" = %(p1)s', parameters={'p0': 2, 'p1': 'chat'})
     """
-    import difflib
+    from sqlglot import exp
 
-    unknown = sorted(columns_of(text) - set(columns))
+    tree = parse(text)
+    unknown = sorted({column.name for column in tree.find_all(exp.Column)} - set(columns))
     if unknown:
-        near = difflib.get_close_matches(unknown[0], columns, n=1)
-        hint = f"did you mean {near[0]}?" if near else "see `metamon dictionary traces`"
+        near = closest(unknown[0], columns)
+        hint = f"did you mean {near}?" if near else "see `metamon dictionary traces`"
         raise ExpressionError(f"there is no column {unknown[0]}; {hint}")
     parameters: dict[str, str | int | float] = {}
-    compiled = parse(text).transform(lambda node: _replaced(node, parameters))
+    compiled = tree.transform(lambda node: _replaced(node, parameters))
     return Compiled(compiled.sql(dialect="postgres", comments=False), parameters)
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -17,6 +16,7 @@ from metamon_assets.config.part import Part
 from metamon_assets.config.secret import ConfigError, MistakesError, Secret
 from metamon_assets.config.shape import Configuration
 from metamon_assets.config.sources import FilesSource, LangSmithExportSource, LangSmithSource, OtlpSource
+from metamon_assets.errors import closest
 
 if TYPE_CHECKING:
     import yaml
@@ -87,7 +87,7 @@ def _validated(content: dict[Any, Any]) -> tuple[Configuration, list[Any], list[
 
 def _mistyped_source(problem: Any, content: dict[Any, Any]) -> list[Any]:
     """What else is wrong with a source whose type is misspelt."""
-    if problem["type"] != "union_tag_invalid" or not (near := _near(problem["ctx"]["tag"], _SOURCE_MODELS)):
+    if problem["type"] != "union_tag_invalid" or not (near := closest(problem["ctx"]["tag"], _SOURCE_MODELS)):
         return []
     try:
         _SOURCE_MODELS[near].model_validate(content["sources"][problem["loc"][1]] | {"type": near})
@@ -232,7 +232,7 @@ def _explain(problem: Any, root: yaml.Node | None) -> tuple[int, str]:
     if kind == "union_tag_not_found":
         return line, f"{path}.type: missing; one of {_SOURCE_TYPES}"
     if kind == "union_tag_invalid":
-        near = _near(problem["ctx"]["tag"], _SOURCE_MODELS)
+        near = closest(problem["ctx"]["tag"], _SOURCE_MODELS)
         return line, f"{path}.type: must be one of {_SOURCE_TYPES}" + (f"; did you mean {near}?" if near else "")
     return line, f"{path}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
 
@@ -240,13 +240,9 @@ def _explain(problem: Any, root: yaml.Node | None) -> tuple[int, str]:
 def _nearest(location: tuple[str | int, ...]) -> str:
     """The keys that are known there: the one that was probably meant, else all."""
     known = [*part_at(location[:-1]).model_fields]
-    close = _near(location[-1], known)
+    close = closest(location[-1], known)
     return f"; did you mean {close}?" if close else f"; known here: {', '.join(known)}"
 
-
-def _near(name: object, known: Iterable[str]) -> str:
-    """The known name that was probably meant; empty when none is near."""
-    return next(iter(difflib.get_close_matches(str(name), list(known), n=1)), "")
 
 
 def _is_secret(location: tuple[str | int, ...]) -> bool:

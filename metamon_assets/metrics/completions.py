@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from metamon_assets.days import midnight
 from metamon_assets.metrics import rollups
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def refresh_completion_days(connection: Connection, days: Sequence[date], now: d
     """
     rows = 0
     for day in days:
-        start, end = rollups.midnight(day), rollups.midnight(day + timedelta(days=1))
+        start, end = midnight(day), midnight(day + timedelta(days=1))
         rows += _refresh(connection, start, end, now)
     return rows
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from metamon_assets.config.expressions import Compiled, ExpressionError, compile_expression
+from metamon_assets.errors import closest
 from metamon_assets.metrics.registry import BY_NAME
 from metamon_assets.traces.columns import RUNS
 
@@ -46,7 +46,7 @@ def _metrics(agent: str, part: Agent) -> Iterator[str]:
 def _targets(agent: str, part: Agent, known: Sequence[str]) -> Iterator[str]:
     for name in part.targets:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = closest(name, known)
             others = f"define it under agents.{agent}.metrics, or name one of `metamon dictionary analytics.daily_metrics`"
-            hint = f"did you mean {near[0]}?" if near else others
+            hint = f"did you mean {near}?" if near else others
             yield f"agents.{agent}.targets.{name}: there is no metric {name}; {hint}"

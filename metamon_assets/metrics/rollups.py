@@ -20,10 +20,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from metamon_assets.days import midnight
 from metamon_assets.warehouse.migrations import sql_folder
 
 if TYPE_CHECKING:
@@ -349,8 +350,3 @@ def _days(start: datetime, end: datetime) -> Iterator[date]:
     while midnight(day) < end:
         yield day
         day += timedelta(days=1)
-
-
-def midnight(day: date) -> datetime:
-    """The start of a UTC day."""
-    return datetime.combine(day, time(), UTC)

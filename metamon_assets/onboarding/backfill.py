@@ -205,9 +205,8 @@ def _weights(pulled: Sequence[ConfiguredSource], days: Sequence[date]) -> dict[d
         return dict.fromkeys(days, 1.0)
     counted: dict[date, float] = {}
     for day in days:
-        window = Window(_midnight(day), _midnight(day + timedelta(days=1)))
         try:
-            runs = [configured.source.count(window).runs for configured in pulled]
+            runs = [configured.source.count(Window.of_days(day, day)).runs for configured in pulled]
         except SourceError:
             return dict.fromkeys(days, 1.0)
         counted[day] = 1.0 + OVERHEAD_TRACES + sum(number or 0 for number in runs)
@@ -239,7 +238,3 @@ def _traces(connection: Connection, first: date, last: date) -> int:
         cursor.execute("SELECT count(*) FROM metamon.traces WHERE day BETWEEN %s AND %s", (first, last))
         ((count,),) = cursor.fetchall()
         return int(count)
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+from metamon_assets.days import midnight
 from metamon_assets.errors import MetamonError
 from metamon_assets.onboarding.guess import SAMPLE_RUNS, Guess, flattened, guess_identity, printable
 from metamon_assets.traces.configured import OWN_PROJECT
@@ -198,10 +199,6 @@ def minutes_to_read(traces: int, sample: RunSample, page: int) -> float:
     """How long reading takes at the rate that LangSmith allows."""
     return traces * sample.runs_per_trace / page / RUN_QUERIES_PER_SECOND / 60
 
-
-def midnight(day: date) -> datetime:
-    """The start of a UTC day."""
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def _unknown(name: str, names: Sequence[str]) -> str:

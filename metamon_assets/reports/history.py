@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 REFERENCE = timedelta(days=14)  # before the report that its runs are compared with, where it is stored
 MOST_RUNS = 1_000_000  # some 500 MB; of a longer history the latest days
 PENDING_AFTER = timedelta(hours=1)  # what has not ended an hour after its start counts as unfinished
-ATTRIBUTES = ("agent", "version", "tenant", "model", "mode", "prompt", "environment")
 EXTRA_ATTRIBUTES = 4  # keys of the metadata that are read besides
 EXTRA_VALUES = 20  # of each, at most
 # How the attributes are called in ``analytics.traces``.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg2 import sql
 
+from metamon_assets.days import midnight
 from metamon_assets.errors import MetamonError
 from metamon_assets.reports import runs, words
 from metamon_assets.reports.findings import Content, Context, Finding, Registry, Section
@@ -149,7 +150,7 @@ def last_days(
     """
     today = now.astimezone(UTC).date()
     last = _last_day(connection, now, project, agent) or today
-    return _midnight(last - timedelta(days=days - (last != today))), _midnight(last + timedelta(days=1))
+    return midnight(last - timedelta(days=days - (last != today))), midnight(last + timedelta(days=1))
 
 
 def check_names(connection: Connection, project: str | None, agent: str | None) -> None:
@@ -198,16 +199,13 @@ def _last_day(connection: Connection, now: datetime, project: str | None, agent:
     with connection, connection.cursor() as cursor:
         cursor.execute(_DAYS_HELD)
         for (day,) in cursor.fetchall():
-            context = Context(connection, _midnight(day), _midnight(day + timedelta(days=1)), now, project=project, agent=agent)
+            context = Context(connection, midnight(day), midnight(day + timedelta(days=1)), now, project=project, agent=agent)
             cursor.execute(f"SELECT EXISTS (SELECT FROM metamon.traces WHERE {runs.traces_where(context)})", runs.parameters(context))
             ((found,),) = cursor.fetchall()
             if found and day <= now.astimezone(UTC).date():
                 return day
     return None
 
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def _part(context: Context, section: Section) -> Part:
@@ -233,7 +231,7 @@ def _facts(context: Context) -> tuple[Facts, float]:
     succeeded, failed, unended, priced, cost, *known = counts
     beside = runs.rows(context, _BESIDE.format(spans=runs.spans_where(context)))[0]
     facts = Facts(traces, days, first, last, projects, agents, succeeded, failed, unended, priced, cost, _missing(known, beside))
-    return facts, runs.days_between(context.start, context.end, context.now, _midnight(first_day))
+    return facts, runs.days_between(context.start, context.end, context.now, midnight(first_day))
 
 
 _KNOWN = (

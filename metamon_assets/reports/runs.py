@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from metamon_assets.days import midnight
 from metamon_assets.reports.findings import DAYS_A_MONTH, Context, RunReference
 
 Row = tuple[Any, ...]
@@ -112,7 +113,7 @@ def observed_days(context: Context) -> float:
         return context.observed_days
     ((first,),) = rows(context, f"SELECT min(day) FROM metamon.traces WHERE {traces_where(context)}")
     return days_between(
-        context.start, context.end, context.now, None if first is None else datetime.combine(first, datetime.min.time(), UTC)
+        context.start, context.end, context.now, None if first is None else midnight(first)
     )
 
 

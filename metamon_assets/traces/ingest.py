@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 import psycopg2
 import psycopg2.errors
 
-from metamon_assets.errors import MetamonError
+from metamon_assets.errors import MetamonError, first_line
 from metamon_assets.traces import ledger
 from metamon_assets.traces.configured import ConfiguredSource
 from metamon_assets.traces.ledger import LedgerEntry
@@ -23,6 +23,7 @@ from metamon_assets.traces.normalise import Normalised, Rules, normalise_events,
 from metamon_assets.traces.sources.base import Batch, Kind, NamedSource, Reject, Source, SourceError, Window
 from metamon_assets.traces.tables import EVENTS, FEEDBACK, GAUGE_SAMPLES
 from metamon_assets.warehouse import merge
+from metamon_assets.warehouse.connection import first_complaint
 from metamon_assets.warehouse.merge import MergeTable
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _ingest(
         raise IngestError(_database_failed(connection, entry, where, error)) from error
     except psycopg2.Error as error:
         # Only the first line: the others hold the row, payload and all, and analysts read the ledger.
-        message = f"the database refused a row ({str(error).splitlines()[0]}); nothing was written. Please report this as a defect."
+        message = f"the database refused a row ({first_line(error)}); nothing was written. Please report this as a defect."
         ledger.fail_entry(connection, entry, message)
         raise IngestError(f"{where}: {message}") from None
     except BaseException as error:
@@ -168,12 +169,10 @@ _ALL_TIME = Window(datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo
 
 
 def _database_failed(connection: Connection, entry: LedgerEntry, where: str, error: psycopg2.Error) -> str:
-    # A connection that is gone complains once more when it is rolled back: the first complaint tells why.
-    cause = error.__context__ if isinstance(error, psycopg2.InterfaceError) and error.__context__ else error
-    reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+    cause = first_complaint(error)
     full = isinstance(cause, psycopg2.errors.DiskFull)
     mend = "Free some room on the database's disk" if full else "Check the server with `metamon doctor`"
-    message = f"the database failed ({reason}); nothing was written. {mend}, then read the window again."
+    message = f"the database failed ({first_line(cause)}); nothing was written. {mend}, then read the window again."
     if not connection.closed:
         ledger.fail_entry(connection, entry, message)
     return f"{where}: {message}"
@@ -305,7 +304,7 @@ def ingest_days(
     A span of days that cannot be read whole is read day by day, so that one bad day costs no other.
     Raises IngestError at the end, with every failure, when there was one; what was read until then stays.
     """
-    window = Window(_midnight(days[0]), _midnight(days[-1] + timedelta(days=1)))
+    window = Window.of_days(days[0], days[-1])
     entries: list[LedgerEntry] = []
     failures: list[str] = []
     for configured in sources:
@@ -317,7 +316,7 @@ def ingest_days(
                 failures.append(str(error))
                 continue
             for day in days:
-                of_day = Window(_midnight(day), _midnight(day + timedelta(days=1)))
+                of_day = Window.of_days(day, day)
                 try:
                     entries.append(ingest(connection, configured.source, kind, of_day, configured.rules, dagster_run_id=dagster_run_id))
                 except IngestError as day_error:
@@ -331,7 +330,3 @@ def ingest_days(
     if failures:
         raise IngestError("\n".join(failures))
     return entries
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Protocol
 import psycopg2
 from psycopg2.extensions import make_dsn
 
+from metamon_assets.errors import first_line
+
 if TYPE_CHECKING:
     from metamon_assets.warehouse.connection import Connection
 
@@ -142,7 +144,7 @@ class SharedBudget:
                     return float(cursor.fetchone()[0])  # type: ignore[index]
             except psycopg2.Error as error:
                 self._connection = None
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                reason = first_line(error)
                 logger.warning("The rate budget is counted in this process alone: %s", reason)
                 return None
 

@@ -34,7 +34,7 @@ import psycopg2
 import psycopg2.errors
 
 from metamon_assets.config import SourcePart
-from metamon_assets.errors import MetamonError
+from metamon_assets.errors import MetamonError, first_line
 from metamon_assets.traces import ledger
 from metamon_assets.traces.configured import rules_for
 from metamon_assets.traces.ingest import write_batches
@@ -42,7 +42,7 @@ from metamon_assets.traces.sources import otlp, otlp_protobuf
 from metamon_assets.traces.sources.base import Kind, Reject, SourceError
 from metamon_assets.traces.sources.otlp import AttributeNames, Collected
 from metamon_assets.warehouse import merge
-from metamon_assets.warehouse.connection import connect
+from metamon_assets.warehouse.connection import connect, first_complaint
 
 if TYPE_CHECKING:
     from metamon_assets.config import Settings
@@ -311,7 +311,7 @@ class Receiver:
         except psycopg2.Error as error:
             if not _database_is_away(error):
                 raise
-            logger.warning("writing what was sent failed, trying again: %s", _first_line(error))
+            logger.warning("writing what was sent failed, trying again: %s", _reason(error))
             self._disconnect()  # a connection that the server closed in the meantime says so only now
             return self._commit(requests)
 
@@ -384,7 +384,7 @@ class Receiver:
         self._disconnect()
         self._failures += 1
         back_off = min(2.0 ** (self._failures - 3), LONGEST_BACK_OFF)
-        logger.error("what was sent cannot be written, asking for it again: %s", _first_line(error))
+        logger.error("what was sent cannot be written, asking for it again: %s", _reason(error))
         with self._changed:
             self._retry_at = time.monotonic() + back_off
         for request in requests:
@@ -404,7 +404,7 @@ class Receiver:
         """Keep the rows of a request that cannot be written in quarantine."""
         logger.error("a request cannot be written, its rows go to quarantine", exc_info=error)
         collected = request.collected
-        detail = f"the database refused a row of this request ({_first_line(error)}). Please report this as a defect."
+        detail = f"the database refused a row of this request ({_reason(error)}). Please report this as a defect."
         refused = Collected(collected.kind, collected.location, rejects=list(collected.rejects))
         for place, wire in collected.places:
             refused.reject("refused_by_database", detail, place, wire)
@@ -469,7 +469,5 @@ def _summary(found: dict[str, str]) -> str:
     return "; ".join(said + more) + ". They are kept in quarantine.rejected_rows."
 
 
-def _first_line(error: BaseException) -> str:
-    # A connection that is gone complains once more when it is rolled back: the first complaint tells why.
-    cause = error.__context__ if isinstance(error, psycopg2.InterfaceError) and error.__context__ else error
-    return (str(cause).strip() or type(cause).__name__).splitlines()[0]
+def _reason(error: BaseException) -> str:
+    return first_line(first_complaint(error))

@@ -30,3 +30,14 @@ def record(
         )
         (audit_id,) = cursor.fetchone() or (0,)
     return int(audit_id)
+
+
+def acting_user() -> str:
+    """Who runs this process, for ``actor``; a container's user may have no name."""
+    import getpass
+    import os
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -44,7 +42,7 @@ def note(connection: Connection, settings: Settings) -> list[str]:
         last = _versions(cursor, 1)
         changes = [str(change) for change in differences(last[0].content if last else {}, now)]
         if changes:
-            audit.record(connection, _user(), ACTION, SUBJECT, evidence={"content": now, "changes": changes})
+            audit.record(connection, audit.acting_user(), ACTION, SUBJECT, evidence={"content": now, "changes": changes})
     return changes
 
 
@@ -56,11 +54,3 @@ def _versions(cursor: Cursor, limit: int) -> list[Version]:
     return [
         Version(number, at, actor, evidence["content"], tuple(evidence["changes"])) for number, at, actor, evidence in cursor.fetchall()
     ]
-
-
-def _user() -> str:
-    """Who runs this process; a container's user may have no name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"user {os.getuid()}"

@@ -34,3 +34,10 @@ def connect(url: str, application_name: str = "metamon", timeout_seconds: int = 
         with connection, connection.cursor() as cursor:
             cursor.execute("SELECT set_config('statement_timeout', %s, false)", (f"{timeout_seconds}s",))
     return connection
+
+
+def first_complaint(error: BaseException) -> BaseException:
+    """Why a connection failed: one that is gone complains once more when it is rolled back, and the first complaint tells why."""
+    from psycopg2 import InterfaceError
+
+    return error.__context__ if isinstance(error, InterfaceError) and error.__context__ else error

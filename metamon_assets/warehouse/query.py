@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
-from metamon_assets.errors import MetamonError
+from metamon_assets.errors import MetamonError, first_line
 
 if TYPE_CHECKING:
     import psycopg2
@@ -76,10 +76,10 @@ def ask(connection: Connection, query: str) -> Iterator[Answer]:
             cursor.execute(query)
             yield Answer(cursor)
     except errors.ReadOnlySqlTransaction as error:
-        raise QueryError(f"{_first_line(error)}: metamon sql only reads. What is stored changes through Metamon's commands.") from error
+        raise QueryError(f"{first_line(error)}: metamon sql only reads. What is stored changes through Metamon's commands.") from error
     except errors.InsufficientPrivilege as error:
         raise QueryError(
-            f"{_first_line(error)}: metamon sql asks as the analyst, who may only read, and neither payloads nor rejected rows' text."
+            f"{first_line(error)}: metamon sql asks as the analyst, who may only read, and neither payloads nor rejected rows' text."
         ) from error
     except psycopg2.Error as error:
         raise QueryError(_words(error, query)) from error
@@ -123,7 +123,3 @@ def _place(error: psycopg2.Error, query: str) -> Iterator[str]:
     label = f"LINE {number}: {'…' if cut else ''}"
     yield label + line
     yield " " * (len(label) + len(before) - start - cut) + "^"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from metamon_assets import jobs
+from metamon_assets.days import midnight
 from metamon_assets.metrics import rollups
 from metamon_assets.metrics.sensors import late_data_sensor, late_days
 from metamon_assets.warehouse import connect
@@ -82,7 +83,7 @@ def test_a_read_that_runs_is_waited_for(books: Books) -> None:
 
 def test_what_arrives_while_its_day_is_computed_is_late(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     """The day's rows are written last, from what was read first."""
-    start = rollups.midnight(DAY)
+    start = midnight(DAY)
     write(books.connection, [run("early", start, 10)])
     prepare, arrived = rollups._prepare_daily, []
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
+from metamon_assets.days import midnight
 from metamon_assets.errors import MetamonError
 
 
@@ -39,6 +40,11 @@ class Window:
             raise ValueError(f"a window needs time zones: {self.start!r} to {self.end!r}")
         if self.end <= self.start:
             raise ValueError(f"a window must end after it starts: {self.start} to {self.end}")
+
+    @classmethod
+    def of_days(cls, first: date, last: date) -> Window:
+        """The UTC days from ``first`` to ``last``, both whole."""
+        return cls(midnight(first), midnight(last + timedelta(days=1)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ Columns of the source that no unified column holds whole go to metadata, unless 
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
@@ -38,6 +37,7 @@ import orjson
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from metamon_assets.errors import closest
 from metamon_assets.traces.sources.base import Kind, SourceError
 from metamon_assets.traces.sources.conversion import SCHEMAS, TIMES, Problem, Problems, json_text, parse_time, shown
 
@@ -236,8 +236,8 @@ class Mapping(_Model):
         named += [("trace.columns", name) for name in (self.trace.columns if self.trace else {})]
         for place, name in named:
             if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
+                near = closest(name, known)
+                hint = f"did you mean {near}?" if near else f"use one of {', '.join(known)}"
                 raise ValueError(f"{place}.{name}: not a unified column of {self.kind}; {hint}")
         if self.trace and self.kind is not Kind.RUNS:
             raise ValueError("trace: only runs have traces; remove it or set kind: runs")
