@@ -25,6 +25,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
+import psycopg2.errors
 
 from metamon_assets.config import ConfigError, LangSmithExportSource, LangSmithSource, Settings
 from metamon_assets.errors import MetamonError, first_line
@@ -217,11 +218,18 @@ class _Feed:
         beat(self._connection, COMPONENT, {"sources": len(working), "failing": failing})
 
     def _make_days(self) -> None:
-        """Today and tomorrow exist before anything is read, so that no bulk load of them keeps live data out."""
-        with self._connection, self._connection.cursor() as cursor:
-            for ahead in (0, 1):
-                day = (datetime.now(UTC) + timedelta(days=ahead)).date()
-                merge.ensure_partitions(cursor, (TRACES, SPANS, PAYLOADS, FEEDBACK, GAUGE_SAMPLES), day)
+        """Today and tomorrow exist before anything is read, so that no bulk load of them keeps live data out.
+
+        What somebody else is making or loading now is not waited for: the feed's lock and heartbeat hang on this thread.
+        """
+        try:
+            with self._connection, self._connection.cursor() as cursor:
+                cursor.execute("SET LOCAL lock_timeout = '2s'")
+                for ahead in (0, 1):
+                    day = (datetime.now(UTC) + timedelta(days=ahead)).date()
+                    merge.ensure_partitions(cursor, (TRACES, SPANS, PAYLOADS, FEEDBACK, GAUGE_SAMPLES), day)
+        except psycopg2.errors.LockNotAvailable:
+            logger.info("The tables of today and tomorrow are in use by somebody else; they are looked at again in ten minutes")
 
 
 @dataclass(slots=True)

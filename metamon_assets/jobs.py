@@ -13,6 +13,8 @@ from metamon_assets import partitions
 from metamon_assets.errors import MetamonError
 from metamon_assets.health.maintenance import prune_event_log
 from metamon_assets.metrics.assets import GROUP as METRICS
+from metamon_assets.metrics.touched import drop_spare_notes
+from metamon_assets.traces.ledger import drop_old_live_entries
 from metamon_assets.warehouse import connect, server
 from metamon_assets.warehouse.resources import Warehouse
 
@@ -40,10 +42,20 @@ def prune(context: dg.OpExecutionContext, warehouse: Warehouse) -> None:
         context.log.info("%s old events removed", prune_event_log(connection, datetime.now(UTC)))
 
 
+@dg.op(name="prune_live_books")
+def prune_live_books(context: dg.OpExecutionContext, warehouse: Warehouse) -> None:
+    """Remove what the live feed noted and nobody needs any more: old live ledger entries, spare notes about touched buckets."""
+    with warehouse.connection() as connection:
+        now = datetime.now(UTC)
+        context.log.info("%s notes about touched buckets removed", drop_spare_notes(connection, now))
+        context.log.info("%s old live ledger entries removed", drop_old_live_entries(connection, now))
+
+
 @dg.job(name=MAINTENANCE, description="Keeps the pipeline's own storage small.", executor_def=dg.in_process_executor)
 def maintenance() -> None:
     """What is done once a day, whatever the days hold."""
     prune()
+    prune_live_books()
 
 
 class JobError(MetamonError):

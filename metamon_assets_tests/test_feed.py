@@ -144,6 +144,18 @@ def test_it_beats_and_a_new_configuration_is_taken_over(
     home.threads[0].join(20)
 
 
+def test_a_day_that_somebody_else_loads_does_not_keep_the_feed_from_starting(home: Home) -> None:
+    home.write(home.langsmith())
+    loader = connect(home.url)
+    with loader.cursor() as cursor:
+        cursor.execute("SELECT metamon.begin_partition('traces', (statement_timestamp() AT TIME ZONE 'UTC')::date, true)")
+    home.start()
+    home.await_rows("SELECT FROM metamon.heartbeats WHERE component = 'feed'")
+    loader.close()
+    home.run()
+    home.await_rows("SELECT FROM metamon.traces")
+
+
 def test_a_second_feed_stands_by_and_takes_over(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metamon_assets.feed.STANDBY_SECONDS", 0.2)
     home.write(home.langsmith())

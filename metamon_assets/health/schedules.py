@@ -10,6 +10,6 @@ def maintenance_schedule(job_name: str) -> dg.ScheduleDefinition:
         job_name=job_name,
         cron_schedule="45 1 * * *",
         execution_timezone="UTC",
-        description="Removes events from Dagster's own log that nobody reads any more, so that it does not grow for ever.",
+        description="Removes what nobody reads any more from Dagster's log and the live feed's books, so that they do not grow for ever.",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )

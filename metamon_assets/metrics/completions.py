@@ -118,15 +118,23 @@ def _insert(cursor: Cursor, start: datetime, end: datetime, now: datetime) -> in
         "last_bucket": end - BUCKET,
         "now": now,
     }
-    calls = "r.run_type = 'tool'"
+    # Spans live in the day of their root, which may have started long before them.
+    readings = {
+        "traces": {"table": sql.Identifier("traces"), "condition": sql.SQL("true"), "days": sql.Literal(1)},
+        "spans": {
+            "table": sql.Identifier("spans"),
+            "condition": sql.SQL("r.run_type = 'tool'"),
+            "days": sql.Literal(rollups.FIVE_MINUTES_KEPT.days),
+        },
+    }
 
-    def of(step: str, table: str, condition: str = "true") -> sql.Composed:
-        return sql.SQL(rollups.step_text(step)).format(table=sql.Identifier(table), condition=sql.SQL(condition))
+    def of(step: str, table: str) -> sql.Composed:
+        return sql.SQL(rollups.step_text(step)).format(**readings[table])
 
     dimensions = sql.SQL(rollups.step_text("completion_dimensions"))
     rollups.run(cursor, "completion_sums", parameters, completed=of("completed", "traces"))
-    rollups.run(cursor, "completion_calls", parameters, completed=of("completed", "spans", calls))
-    flights = {"in_flight": of("in_flight", "traces"), "in_flight_spans": of("in_flight", "spans", calls)}
+    rollups.run(cursor, "completion_calls", parameters, completed=of("completed", "spans"))
+    flights = {"in_flight": of("in_flight", "traces"), "in_flight_spans": of("in_flight", "spans")}
     rollups.run(cursor, "completion_flights", parameters, **flights)
     rollups.run(cursor, "completion_labels", parameters, dimensions=dimensions)
     if rollups.run(cursor, "completion_counted", parameters):

@@ -25,7 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from metamon_assets.metrics.completions import bucket_of, refresh_completions
-from metamon_assets.metrics.rollups import Refreshed, refresh_five_minutes, touched_buckets
+from metamon_assets.metrics.rollups import FIVE_MINUTES_KEPT, Refreshed, refresh_five_minutes, touched_buckets
 
 if TYPE_CHECKING:
     from metamon_assets.warehouse.connection import Connection
@@ -95,6 +95,23 @@ def _settle(connection: Connection, now: datetime, share: float, drained: Draine
     rows = _attempt(connection, "what is in flight", lambda: refresh_in_flight(connection, now))
     _finish(connection, "in_flight", started, 1, int(rows is None), None)
     return replace(drained, completion_rows=drained.completion_rows + (rows or 0), failed=drained.failed + int(rows is None))
+
+
+def drop_spare_notes(connection: Connection, now: datetime) -> int:
+    """Drop notes that nothing will be computed for, or that say what a later one says; gives how many.
+
+    While no feed runs, nobody takes the notes of what is sent here, millions a day. A later note about the same bucket stands
+    for an earlier one, and buckets older than five minutes are kept are not computed any more.
+    """
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "DELETE FROM metamon.touched_buckets AS t USING (SELECT bucket_start, clock, max(touch_id) AS last_touch"
+            "   FROM metamon.touched_buckets GROUP BY bucket_start, clock) AS newest"
+            " WHERE t.bucket_start = newest.bucket_start AND t.clock = newest.clock"
+            " AND (t.touch_id < newest.last_touch OR t.bucket_start < %s)",
+            (now - FIVE_MINUTES_KEPT,),
+        )
+        return int(cursor.rowcount)
 
 
 def refresh_in_flight(connection: Connection, now: datetime) -> int:

@@ -16,7 +16,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import orjson
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from metamon_assets.traces.redaction import Redactor
 
+LIVE_KEPT = timedelta(days=90)  # each source has 1,440 live entries a day
 RAW_LIMIT = 64 * 1024  # characters of a rejected row that are kept
 _LOCK_CLASS = 20_481  # keeps these advisory locks apart from others with the same number
 
@@ -172,6 +173,17 @@ def fail_entry(connection: Connection, entry: LedgerEntry, message: str) -> None
     failed = LedgerEntry(entry.ledger_id, entry.source, entry.project, entry.kind, entry.window, status="failed", message=message)
     with connection, connection.cursor() as cursor:
         close_entry(cursor, failed)
+
+
+def drop_old_live_entries(connection: Connection, now: datetime) -> int:
+    """Drop live entries older than ``LIVE_KEPT`` whose rows are not in quarantine; gives how many. Other reads stay booked for ever."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "DELETE FROM metamon.ingestion_ledger AS e WHERE e.live AND e.started_at < %s AND e.status <> 'running'"
+            " AND NOT EXISTS (SELECT FROM quarantine.rejected_rows AS q WHERE q.ledger_id = e.ledger_id)",
+            (now - LIVE_KEPT,),
+        )
+        return cursor.rowcount
 
 
 def _close_interrupted(cursor: Cursor) -> None:

@@ -3,7 +3,8 @@
 Here belongs what makes a set of runs a trace. A trace lives in the UTC day of its root's start, and its spans and
 payloads with it, even when they started after midnight. Runs come in any order and may be split over files and
 reads: children before roots, roots without children, children whose root never comes. ``warehouse.merge`` does
-the writing; everything happens in the caller's transaction.
+the writing; everything happens in the caller's transaction. One writer of a day at a time: whoever writes a day holds its
+lock, and with spans of a day's first hour also that of the day before, where another may be writing their roots.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ TOUCHED_FOR = timedelta(days=14)  # five-minute buckets of older runs are not co
 # How far live data look for other days of a trace, by when pending runs are given up: merging a few rows every second,
 # to plan a query over all the days that there are would cost more than to run it (a quarter of the time at 90 days).
 LIVE_REACH = timedelta(days=15)
+# How long before a span its root may have started for two writers, one with each, to be kept from missing each other.
+ROOT_REACH = timedelta(hours=1)
 _NOTED = Notes("changed_runs", ("day", "project", "trace_id", "parent_run_id", "run_type", "start_time", "end_time", "status"))
 
 
@@ -89,6 +92,7 @@ class RunMerge:
         self._notes = _NOTED if touch else None
         self._direct_days: set[date] = set()
         self._staged_days: set[date] = set()
+        self._root_days: set[date] = set()  # where another writer may have the roots of our spans
         self._has_spans = False
         self.counts = RunCounts()
         merge.allow_bulk_memory(cursor)
@@ -122,6 +126,8 @@ class RunMerge:
             self._has_spans = True
             merge.copy_rows(self._cursor, SPANS.staged(), children.drop_columns(payload_columns))
             self._staged_days.update(pc.unique(children["day"]).to_pylist())
+            reached = pc.floor_temporal(pc.subtract(children["start_time"], pa.scalar(ROOT_REACH)), unit="day")
+            self._root_days.update(pc.unique(pc.cast(reached, pa.date32())).to_pylist())
         if pc.any(has_payload).as_py():
             self._add_payloads(roots, children)
 
@@ -171,7 +177,7 @@ class RunMerge:
 
     def finish(self) -> RunCounts:
         """Merge everything that was added; gives the counts. The transaction is the caller's to commit."""
-        for day in sorted(self._staged_days | self._direct_days):
+        for day in sorted(self._staged_days | self._direct_days | self._root_days):
             merge.lock_day(self._cursor, self._source, day)
         for table in (TRACES, SPANS):
             self._drop_duplicates(table, table.staged())

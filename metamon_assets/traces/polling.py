@@ -429,11 +429,12 @@ _PENDING = """
         JOIN metamon.traces t ON t.day = s.day AND t.source = s.source AND t.trace_id = s.trace_id
         WHERE s.status = 'pending' AND t.status <> 'pending' AND s.source = %(source)s AND s.project = %(project)s
             AND s.day >= %(day)s AND t.day >= %(day)s AND t.start_time >= %(since)s AND t.start_time < %(before)s) waiting
-    ORDER BY start_time DESC LIMIT %(most)s"""
+    ORDER BY CASE WHEN row_number() OVER (ORDER BY start_time DESC) <= %(most)s / 2 THEN 0 ELSE random() END LIMIT %(most)s"""
 
 
 def _pending(connection: Connection, state: State, since: datetime, before: datetime) -> list[str]:
-    """Roots that had not ended, and children that had not though their root had; the newest first.
+    """Roots that had not ended, and children that had not though their root had: where there are more than one poll may ask
+    for, half of them the newest and half drawn from the others, so that each has its turn.
 
     Children of a pending root are read when it ends.
     """

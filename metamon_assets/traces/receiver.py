@@ -38,6 +38,7 @@ from metamon_assets.errors import MetamonError, first_line
 from metamon_assets.traces import ledger
 from metamon_assets.traces.configured import rules_for
 from metamon_assets.traces.ingest import write_batches
+from metamon_assets.traces.merge import ROOT_REACH
 from metamon_assets.traces.sources import otlp, otlp_protobuf
 from metamon_assets.traces.sources.base import Kind, Reject, SourceError
 from metamon_assets.traces.sources.otlp import AttributeNames, Collected
@@ -117,9 +118,10 @@ class _Request:
 
     @property
     def days(self) -> set[date]:
-        """The days that its rows are put into, as far as they tell."""
+        """The days that its rows are put into, as far as they tell, and those that their roots may be in."""
         column = "start_time" if self.collected.kind is Kind.RUNS else "time"
-        return {moment.date() for row in self.collected.rows if isinstance(moment := row.get(column), datetime)}
+        placed = [(moment, row.get("parent_run_id")) for row in self.collected.rows if isinstance(moment := row.get(column), datetime)]
+        return {moment.date() for moment, _ in placed} | {(moment - ROOT_REACH).date() for moment, parent in placed if parent}
 
 
 class Receiver:

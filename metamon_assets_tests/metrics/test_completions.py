@@ -192,7 +192,11 @@ def test_a_day_is_what_brute_force_finds(database: str, seed: int) -> None:
     # From before what is still in flight on the day up to the day itself, which lasts still.
     traces = [*random_runs(draw, 250, START, 24), *random_runs(draw, 60, START - timedelta(days=15), 15 * 24)]
     traces = [row | {"run_id": f"t{number}"} for number, row in enumerate(traces)]
-    spans = [row | {"run_id": f"s{number}", "trace_id": "t1"} for number, row in enumerate(random_runs(draw, 100, START, 24))]
+    # Spans live in the day of their root: calls of a trace that has lasted for days are in the day of its start.
+    spans = [
+        row | {"run_id": f"s{number}", "trace_id": "t1", "day": row["day"] - timedelta(days=draw.choice([0, 0, 1, 2, 13]))}
+        for number, row in enumerate(random_runs(draw, 100, START, 24))
+    ]
     now = START + timedelta(hours=17, minutes=3)
     connection = connect(database)
     write(connection, traces)

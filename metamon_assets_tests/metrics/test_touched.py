@@ -16,7 +16,7 @@ from psycopg2.extensions import connection as Connection
 from metamon_assets.metrics import touched
 from metamon_assets.metrics.completions import BUCKET, bucket_of, refresh_completion_days, refresh_completions
 from metamon_assets.metrics.rollups import refresh_days
-from metamon_assets.metrics.touched import Drained, drain
+from metamon_assets.metrics.touched import Drained, drain, drop_spare_notes
 from metamon_assets.traces.merge import RunMerge
 from metamon_assets.warehouse import connect
 from metamon_assets_tests.metrics.test_completions import facts, flying, run, write
@@ -55,6 +55,16 @@ def drain_all(connection: Connection, now: datetime = NOW) -> list[Drained]:
         found.append(drain(connection, now))
         rested(connection)
     return found
+
+
+def test_spare_notes_go_and_no_bucket_is_forgotten(database: str) -> None:
+    connection = connect(database)
+    old = NOW - timedelta(days=15)
+    touch(connection, *[(START, "start"), (START, "end"), (START + BUCKET, "end"), (old, "start")] * 3)
+    assert drop_spare_notes(connection, NOW) == 9
+    assert waiting(connection) == [(START, "end"), (START, "start"), (START + BUCKET, "end")]
+    assert drop_spare_notes(connection, NOW) == 0
+    connection.close()
 
 
 def test_what_was_touched_is_computed_on_both_clocks(database: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from metamon_assets.traces.configured import ConfiguredSource
 from metamon_assets.traces.ingest import IngestError, ingest, ingest_days
-from metamon_assets.traces.ledger import LedgerEntry
+from metamon_assets.traces.ledger import LedgerEntry, drop_old_live_entries
 from metamon_assets.traces.normalise import Rules
 from metamon_assets.traces.sources.base import Batch, Kind, SourceCount, SourceError, Window
 from metamon_assets.traces.sources.files import FilesSource
@@ -283,3 +283,21 @@ def test_a_mended_file_settles_what_it_had_rejected(connection: Any, tmp_path: P
     assert len(rows(connection, waiting)) == 2
     read(connection, write(path, GOOD, {**GOOD, "run_id": "r2"}, b"{"))
     assert rows(connection, waiting) == [("malformed_json",)]
+
+
+def test_old_live_entries_go_unless_their_rows_are_in_quarantine(connection: Any) -> None:
+    now = datetime(2026, 8, 23, 1, tzinfo=UTC)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO metamon.ingestion_ledger (source, project, kind, started_at, status, live) VALUES"
+            " ('otlp', 'old', 'runs', %(old)s, 'complete', true), ('otlp', 'daily', 'runs', %(old)s, 'complete', false),"
+            " ('otlp', 'rejected', 'runs', %(old)s, 'complete', true), ('otlp', 'new', 'runs', %(now)s, 'complete', true)",
+            {"old": now - timedelta(days=91), "now": now},
+        )
+        cursor.execute(
+            "INSERT INTO quarantine.rejected_rows (ledger_id, source, project, kind, reason, detail, location, raw, fingerprint)"
+            " SELECT ledger_id, source, project, kind, 'malformed_json', '', '', '', 'f' FROM metamon.ingestion_ledger"
+            " WHERE project = 'rejected'"
+        )
+    assert drop_old_live_entries(connection, now) == 1
+    assert rows(connection, "SELECT project FROM metamon.ingestion_ledger ORDER BY 1") == [("daily",), ("new",), ("rejected",)]

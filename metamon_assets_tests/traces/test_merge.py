@@ -380,6 +380,39 @@ def test_two_readers_of_a_new_day_do_not_wait_for_each_other(connection: Any, da
     assert rows(connection, "SELECT run_id FROM metamon.traces ORDER BY 1") == [("a",), ("b",)]
 
 
+@pytest.mark.parametrize("root_first", [True, False])
+def test_two_writers_around_midnight_store_a_trace_once(connection: Any, database: str, root_first: bool) -> None:
+    """One has the root of before midnight, the other a call of after it; neither sees what the other has not committed."""
+    root = run("root", "t", source="otlp", start=MIDNIGHT - timedelta(seconds=1), seconds=60)
+    call = run("call", "t", "root", source="otlp", start=MIDNIGHT + timedelta(minutes=10))
+    first, second = (root, call) if root_first else (call, root)
+    failures: list[Exception] = []
+
+    def write_beside() -> None:
+        other = connect(database)
+        try:
+            read(other, table(second), source="otlp")
+        except Exception as error:  # noqa: BLE001 - looked at below
+            failures.append(error)
+        finally:
+            other.close()
+
+    read(connection, *(table(run(f"o{day}", source="otlp", start=MIDNIGHT + timedelta(days=day))) for day in (-1, 0)), source="otlp")
+    with connection, connection.cursor() as cursor:
+        merge = RunMerge(cursor, "otlp", None, across_projects=True)
+        merge.add(table(first))
+        merge.finish()
+        thread = threading.Thread(target=write_beside)
+        thread.start()
+        while not _waiting(database):
+            assert thread.is_alive(), "the other did not wait"
+            time.sleep(0.02)
+    thread.join()
+    assert not failures
+    assert rows(connection, "SELECT run_id, root_inferred FROM metamon.traces WHERE trace_id = 't'") == [("root", False)]
+    assert rows(connection, "SELECT run_id, day FROM metamon.spans") == [("call", DAY)]
+
+
 def _waiting(database: str) -> bool:
     watcher = connect(database)
     try:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from metamon_assets.config import Feed
+from metamon_assets.traces import polling
 from metamon_assets.traces.configured import ConfiguredSource
 from metamon_assets.traces.ingest import ingest
 from metamon_assets.traces.normalise import Rules
@@ -168,6 +169,17 @@ def test_pending_runs_older_than_a_day_are_asked_for_once_an_hour(life: Life) ->
     life.now += 56 * MINUTE
     assert [polled.pending for polled in life.minutes(5)] == [0, 0, 0, 1, 0]
     assert life.run_ids() == {old}
+
+
+def test_of_more_pending_runs_than_one_poll_asks_for_each_has_its_turn(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polling, "MOST_PENDING", 6)
+    hanging = [life.run(start_time=NOON - timedelta(hours=2, minutes=number), seconds=None) for number in range(12)]
+    ingest(life.connection, life.configured().source, Kind.RUNS, Window(NOON - timedelta(days=1), NOON), life.configured().rules)
+    since, before = NOON - timedelta(days=1), NOON
+    state = polling.read_state(life.connection, "langsmith", "agent")
+    asked = [set(polling._pending(life.connection, state, since, before)) for _ in range(60)]
+    assert all(len(run_ids) == 6 and run_ids >= set(hanging[:3]) for run_ids in asked)
+    assert set.union(*asked) == set(hanging)  # the share of such draws that miss one: 9 * (2 / 3) ** 60
 
 
 def test_feedback_is_asked_for_every_five_minutes(life: Life) -> None:

@@ -256,6 +256,26 @@ def test_a_day_that_another_reader_loads_keeps_only_its_own_senders_waiting(rece
     holder.close()
 
 
+def test_a_call_of_after_midnight_waits_for_who_writes_the_day_of_its_root(receiver: Receiver, database: str) -> None:
+    holder, release = hold_writer(database)
+    today = [receiver.submit(Kind.RUNS, body(a_span(1)), JSON)]
+    until(lambda: waiting_for_lock(database))
+    midnight = NOW // (86_400 * 10**9) * 86_400 * 10**9
+    other = connect(database)
+    with other.cursor() as cursor:
+        day = datetime.fromtimestamp(midnight / 1e9, UTC).date() - timedelta(days=1)
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"day:otlp:{day}",))
+    early: dict[str, Any] = {"startTimeUnixNano": str(midnight + 60 * 10**9), "endTimeUnixNano": str(midnight + 61 * 10**9)}
+    call = receiver.submit(Kind.RUNS, body(a_span(2, 2, parent=1, **early)), JSON)
+    today += [receiver.submit(Kind.RUNS, body(a_span(3, **early)), JSON)]
+    release()
+    assert [future.result(WAIT) for future in today] == [Accepted()] * 2
+    with pytest.raises(UnavailableError, match="being loaded by another reader"):
+        call.result(WAIT)
+    other.close()
+    holder.close()
+
+
 def test_rules_are_read_again_each_minute_though_gauges_and_runs_take_turns(
     receiver: Receiver, database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
