@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 Show = Callable[["Connection"], None]  # shows the report
-GOAL_SECONDS = 20.0  # what one step may take: quick days are taken together
+GOAL_SECONDS = 100.0  # what one step may take: days are taken together, since each run costs some ten seconds besides reading
 ERASE = "\x1b[K"  # a terminal's rest of the line
 COUNTED_DAYS = 31  # a source is asked for its count of each day, up to so many
 OVERHEAD_TRACES = 20  # what a day costs besides its traces, in traces
