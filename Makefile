@@ -8,6 +8,9 @@ RUN := .venv/installed-run
 DEV := .venv/installed-dev
 # Own data, once there is a configuration for it; until then the sample world. The two never share a folder.
 UP_HOME := $(or $(METAMON_HOME),$(if $(wildcard .metamon/metamon.yaml .metamon/postgres),.metamon,.metamon-sample))
+SAMPLE_HOME := $(or $(METAMON_HOME),.metamon-sample)
+# Own data may have come since `make up` brought up the sample world: what is there of both is stopped.
+DOWN_HOMES := $(if $(METAMON_HOME),"$(METAMON_HOME)",$(or $(wildcard .metamon .metamon-sample),.metamon))
 
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
@@ -19,15 +22,18 @@ export VIRTUAL_ENV := .venv
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 18
 
+run: export METAMON_HOME := $(SAMPLE_HOME)
 run: $(RUN)  ## set everything up, run the pipeline over the sample world (some minutes), say what it found
-	METAMON_HOME="$(or $(METAMON_HOME),.metamon-sample)" $(BIN)/metamon simulate
-	METAMON_HOME="$(or $(METAMON_HOME),.metamon-sample)" $(BIN)/metamon run
+	exec $(BIN)/metamon simulate
+	exec $(BIN)/metamon run
 
-up: $(RUN)  ## keep the live feed, the web server and Dagster running until Ctrl-C
-	METAMON_HOME="$(UP_HOME)" $(BIN)/metamon up
+# exec: a signal to make reaches the program, and not a shell that would die alone.
+up: export METAMON_HOME := $(UP_HOME)
+up: $(RUN)  ## keep the live feed, the alerts, the web server and Dagster running until Ctrl-C
+	exec $(BIN)/metamon up
 
 down: $(RUN)  ## stop what `make up` started
-	METAMON_HOME="$(UP_HOME)" $(BIN)/metamon down
+	@failed=0; for home in $(DOWN_HOMES); do METAMON_HOME="$$home" $(BIN)/metamon down || failed=1; done; exit $$failed
 
 test: $(DEV)  ## run the tests; TESTS="path -k word" narrows them
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10 $(TESTS)

@@ -11,6 +11,11 @@ from typing import Any
 import dagster as dg
 
 from metamon_assets import jobs
+from metamon_assets.alerts import assets as alerts_assets
+from metamon_assets.alerts import checks as alerts_checks
+from metamon_assets.alerts.sensors import incidents_sensor
+from metamon_assets.health import assets as health_assets
+from metamon_assets.health import checks as health_checks
 from metamon_assets.health import sensors as health_sensors
 from metamon_assets.health.schedules import maintenance_schedule
 from metamon_assets.metrics import assets as metrics_assets
@@ -27,11 +32,17 @@ from metamon_assets.warehouse.resources import Warehouse
 def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definitions:
     """All definitions; ``resources`` go before the product's own (tests give a database of theirs)."""
     return dg.Definitions(
-        assets=[*dg.load_assets_from_modules([traces_assets, metrics_assets, reports_assets])],
-        asset_checks=[*traces_checks.checks, *metrics_checks.checks, *reports_checks.checks],
-        jobs=[jobs.daily, jobs.refresh_metrics, jobs.maintenance],
+        assets=[*dg.load_assets_from_modules([traces_assets, metrics_assets, health_assets, alerts_assets, reports_assets])],
+        asset_checks=[*traces_checks.checks, *metrics_checks.checks, *health_checks.checks, *alerts_checks.checks, *reports_checks.checks],
+        jobs=[jobs.daily, jobs.refresh_metrics, jobs.keep_incidents, jobs.maintenance],
         schedules=[daily_schedule(jobs.DAILY), maintenance_schedule(jobs.MAINTENANCE)],
-        sensors=[late_data_sensor(jobs.REFRESH_METRICS), health_sensors.heartbeat, health_sensors.run_failures],
+        sensors=[
+            late_data_sensor(jobs.REFRESH_METRICS),
+            incidents_sensor(jobs.INCIDENTS),
+            health_sensors.heartbeat,
+            health_sensors.run_failures,
+            health_sensors.dagster_events,
+        ],
         resources={"warehouse": Warehouse(), **(resources or {})},
         # One process for a run: a process for each step costs some four CPU seconds, more than most steps.
         executor=dg.in_process_executor,

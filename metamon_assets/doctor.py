@@ -121,18 +121,30 @@ def _machine(settings: Settings) -> Iterator[Finding]:
     nearest = settings.home
     while not nearest.exists():
         nearest = nearest.parent
-    if os.access(nearest, os.W_OK):
-        yield Finding("Home", "ok", f"{settings.home}{'' if settings.home.exists() else ' (not made yet)'}")
-    else:
-        yield Finding("Home", "broken", f"{settings.home}: {nearest} is not writable", "set METAMON_HOME to a folder of yours")
-    free = shutil.disk_usage(nearest).free
+    disk = shutil.disk_usage(nearest)
+    if wrong := _why_no_home(nearest, disk.total):
+        yield Finding("Home", "broken", f"{settings.home}: {nearest} {wrong}", "set METAMON_HOME to a folder of yours")
+        return
+    yield Finding("Home", "ok", f"{settings.home}{'' if settings.home.exists() else ' (not made yet)'}")
+    yield _disk(disk.free)
+
+
+def _why_no_home(nearest: Path, size: int) -> str:
+    """What keeps a home from being made at or below ``nearest``, on a disk of ``size`` bytes; empty when nothing does."""
+    if not nearest.is_dir():
+        return "is a file, where a folder is needed"
+    if not os.access(nearest, os.W_OK):
+        return "is not writable"
+    return "" if size else "is not on a disk: nothing can be kept there"
+
+
+def _disk(free: int) -> Finding:
     words = f"{free / GIGABYTE:.1f} GB free"
     if free < TOO_LITTLE_DISK:
-        yield Finding("Disk", "broken", words, "free some room, or move METAMON_HOME to a larger disk")
-    elif free < LITTLE_DISK:
-        yield Finding("Disk", "note", words, "a million traces take some gigabytes: free some room before a large backfill")
-    else:
-        yield Finding("Disk", "ok", words)
+        return Finding("Disk", "broken", words, "free some room, or move METAMON_HOME to a larger disk")
+    if free < LITTLE_DISK:
+        return Finding("Disk", "note", words, "a million traces take some gigabytes: free some room before a large backfill")
+    return Finding("Disk", "ok", words)
 
 
 def _unusable(settings: Settings, error: ConfigError) -> Finding:
@@ -150,6 +162,19 @@ def _configuration(settings: Settings) -> Iterator[Finding]:
         yield Finding("Sources", "note", "none configured", "`metamon connect` sets one up; or load files once with `metamon ingest`")
     for source in settings.sources:
         yield _source(settings, source)
+    yield from _channels(settings)
+
+
+def _channels(settings: Settings) -> Iterator[Finding]:
+    """Whether alerts reach anybody. Nothing is sent: `metamon outbox test` does that."""
+    if not settings.channels:
+        yield Finding("Channels", "note", "none configured: alerts are recorded, and sent to nobody", "name channels in metamon.yaml")
+    for name, channel in settings.channels.items():
+        if channel.url.available:
+            yield Finding(f"Channel {name}", "ok", f"{channel.type}; `metamon outbox test {name}` sends a message")
+        else:
+            variable = channel.url.variable
+            yield Finding(f"Channel {name}", "broken", f"{channel.type}: {variable} is not set", f"export {variable}=… with its address")
 
 
 def _source(settings: Settings, source: SourcePart) -> Finding:
@@ -262,9 +287,9 @@ def _dagster_storage(settings: Settings) -> Finding:
 
 
 def _processes(settings: Settings) -> Iterator[Finding]:
-    state = read_state(settings.home)
+    state = read_state(settings.home) if settings.home.is_dir() else None
     if state is None:
-        yield Finding("Processes", "note", "not up: no live feed, no server, no schedules", "metamon up")
+        yield Finding("Processes", "note", "not up: no live feed, no alerts, no server, no schedules", "metamon up")
         return
     for process in state.get("processes", []):
         if process["state"] != "running":

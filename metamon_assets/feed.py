@@ -18,8 +18,8 @@ import math
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ from metamon_assets.traces.polling import Polled
 from metamon_assets.traces.sources.base import SourceError
 from metamon_assets.traces.tables import FEEDBACK, GAUGE_SAMPLES, PAYLOADS, SPANS, TRACES
 from metamon_assets.warehouse import connect, merge
+from metamon_assets.warehouse.alone import only_one
 
 if TYPE_CHECKING:
     from metamon_assets.config import SourceConfig
@@ -51,8 +52,8 @@ DAYS_AHEAD_SECONDS = 600.0
 REFRESH_SECONDS = 3.0  # longest time between two looks for touched buckets; a notification wakes up sooner
 EVENTS_SECONDS = 60.0
 CATCH_UP_SECONDS = 10.0  # between two looks into the backlog
-STANDBY_SECONDS = 5.0
 REOPEN_SECONDS = 3_600.0  # after which a source and its rules are made again: prices in the database may have changed
+CONNECTION_SECONDS = 300.0  # after which a refresher makes its own again: the server's process for it grows with what it computes
 LOCK_TIMEOUT = "60s"  # a day that somebody else is writing; then the poll fails, says so, and is repeated
 RECONNECT_SECONDS, LONGEST_RECONNECT_SECONDS = 1.0, 30.0
 
@@ -71,7 +72,7 @@ def run_feed(settings: Settings, database_url: str, stop: threading.Event, *, lo
     wait = RECONNECT_SECONDS
     while not stop.is_set():
         try:
-            with _only_feed(database_url, stop) as connection:
+            with only_one(lambda: _connect(database_url), COMPONENT, stop) as connection:
                 if connection is not None:
                     wait = RECONNECT_SECONDS
                     settings = _Feed(settings, database_url, connection, stop, load).run()
@@ -125,28 +126,6 @@ def _connect(database_url: str) -> Connection:
     with connection, connection.cursor() as cursor:
         cursor.execute("SELECT set_config('lock_timeout', %s, false)", (LOCK_TIMEOUT,))
     return connection
-
-
-@contextmanager
-def _only_feed(database_url: str, stop: threading.Event) -> Iterator[Connection | None]:
-    """The connection that holds the feed's lock, as soon as no other feed does; None when stopped before."""
-    connection = _connect(database_url)
-    told = False
-    try:
-        while not stop.is_set():
-            with connection, connection.cursor() as cursor:
-                cursor.execute("SELECT pg_try_advisory_lock(hashtextextended('metamon:feed', 0))")
-                (ours,) = cursor.fetchone() or (False,)
-            if ours:
-                yield connection
-                return
-            if not told:
-                logger.info("Another feed works on this database; this one stands by and takes over when that one is gone")
-                told = True
-            stop.wait(STANDBY_SECONDS)
-        yield None
-    finally:
-        connection.close()
 
 
 class _Feed:
@@ -403,11 +382,12 @@ class _Refresher(_Worker):
         self._inferred_at = datetime.now(UTC)
 
     def work(self, connection: Connection) -> None:
-        """Wait for a notification, or a few seconds, and compute."""
+        """Wait for a notification, or a few seconds, and compute; for as long as a connection lasts."""
         with connection, connection.cursor() as cursor:
             cursor.execute("LISTEN metamon_touched")
         events = _Every(EVENTS_SECONDS, lambda: self._infer(connection))
-        while not self.stopping.is_set():
+        until = time.monotonic() + CONNECTION_SECONDS
+        while not self.stopping.is_set() and time.monotonic() < until:
             drained = drain(connection, datetime.now(UTC), clocks=[self._clock])
             if self._clock == "start":
                 events.run()

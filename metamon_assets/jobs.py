@@ -11,6 +11,7 @@ import dagster as dg
 
 from metamon_assets import partitions
 from metamon_assets.errors import MetamonError
+from metamon_assets.health import system
 from metamon_assets.health.maintenance import prune_event_log
 from metamon_assets.metrics.assets import GROUP as METRICS
 from metamon_assets.metrics.touched import drop_spare_notes
@@ -21,6 +22,7 @@ from metamon_assets.warehouse.resources import Warehouse
 DAILY = "daily"
 REFRESH_METRICS = "refresh_metrics"
 MAINTENANCE = "maintenance"
+INCIDENTS = "keep_incidents"
 FIRST_ASSET, LAST_ASSET = "traces", "daily_metrics"  # what a day begins with, and what everything else of it leads to
 
 daily = dg.define_asset_job(
@@ -35,6 +37,13 @@ refresh_metrics = dg.define_asset_job(
 )
 
 
+keep_incidents = dg.define_asset_job(
+    INCIDENTS,
+    selection=dg.AssetSelection.assets("incident_snapshots"),
+    description="Keeps how incidents stand, whenever one changes.",
+)
+
+
 @dg.op(name="prune_event_log")
 def prune(context: dg.OpExecutionContext, warehouse: Warehouse) -> None:
     """Remove old events about steps, and what they logged, from Dagster's storage; runs and materialisations stay."""
@@ -44,11 +53,12 @@ def prune(context: dg.OpExecutionContext, warehouse: Warehouse) -> None:
 
 @dg.op(name="prune_live_books")
 def prune_live_books(context: dg.OpExecutionContext, warehouse: Warehouse) -> None:
-    """Remove what the live feed noted and nobody needs any more: old live ledger entries, spare notes about touched buckets."""
+    """Remove what was noted live and nobody needs any more: ledger entries, notes about touched buckets, figures of the pipeline."""
     with warehouse.connection() as connection:
         now = datetime.now(UTC)
         context.log.info("%s notes about touched buckets removed", drop_spare_notes(connection, now))
         context.log.info("%s old live ledger entries removed", drop_old_live_entries(connection, now))
+        context.log.info("%s old figures of the pipeline removed", system.drop_old(connection, now))
 
 
 @dg.job(name=MAINTENANCE, description="Keeps the pipeline's own storage small.", executor_def=dg.in_process_executor)

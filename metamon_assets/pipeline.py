@@ -15,8 +15,8 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 from metamon_assets.errors import MetamonError
-from metamon_assets.reports.words import duration
 from metamon_assets.warehouse import connect, server
+from metamon_assets.words import duration
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -157,9 +157,9 @@ def _progress(total: int, say: Say, every_seconds: float = PROGRESS_SECONDS) -> 
             return f"Computed {total} of {total} days in {now - begun:.0f} s"
         rest = "how long it takes shows after the first"
         if done:
-            since, before = parts[1] if len(parts) > 2 else parts[0]  # the first part also waits for imports, so it counts only alone
+            since, before = parts[1] if len(parts) > 2 else parts[0]  # the first part also waits for imports: alone, it tells too much
             left = (last - since) / (done - before) * (total - done) - (now - last)
-            rest = f"{duration(left)} left"
+            rest = f"{'at most ' if len(parts) == 2 else ''}{duration(left)} left"
         return f"Computed {done} of {total} days in {now - begun:.0f} s; {rest}"
 
     def tell(days: Sequence[date]) -> None:

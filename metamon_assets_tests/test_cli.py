@@ -263,6 +263,56 @@ def test_files_are_loaded_once_and_what_was_rejected_is_replayed(with_database: 
     assert with_database("sql", "SELECT count(*) FROM analytics.traces", "--csv").stdout == "count\n2\n"
 
 
+def test_what_waits_in_quarantine_is_summed_up_by_what_is_wrong(with_database: Metamon, database: str) -> None:
+    advice = "expected a number, with a point for decimals and no units"
+    rows = [("wrong_type", f"total_tokens is '{number}'; {advice}") for number in ("1,234.5", "1,234; b", "17 k")]
+    rows += [("wrong_type", f"latency is {value}; {advice}") for value in ("'5 s'", "'1 min'")]
+    rows += [("unknown_status", f"status {status} is unknown: map it to one of success, error") for status in ("foo", "bar")]
+    rows += [("bad", "the same for all, to be mended")]
+    rows += [("conflicting_duplicate", f"run {name} stands twice; one version was kept. Give each an id.") for name in ("a", "ba", "c-a")]
+    connection = connect(database)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO metamon.ingestion_ledger (source, project, kind, started_at, status)"
+            " VALUES ('files', 'a', 'runs', now(), 'complete') RETURNING ledger_id"
+        )
+        (ledger_id,) = cursor.fetchone() or (0,)
+        for number, (reason, detail) in enumerate(rows):
+            cursor.execute(
+                "INSERT INTO quarantine.rejected_rows (ledger_id, source, project, kind, reason, detail, location, raw, fingerprint)"
+                " VALUES (%s, 'files', 'a', 'runs', %s, %s, %s, '', %s)",
+                (ledger_id, reason, detail, f"calls.csv:{number}", str(number)),
+            )
+    connection.close()
+    assert json.loads(with_database("replay", "--list", "--json").stdout) == [
+        {
+            "reason": "conflicting_duplicate",
+            "rows": 3,
+            "detail": "run … stands twice; one version was kept. Give each an id.",
+            "example": "a",
+            "location": "calls.csv:8",
+        },
+        {"reason": "wrong_type", "rows": 3, "detail": f"total_tokens is …; {advice}", "example": "'1,234.5'", "location": "calls.csv:0"},
+        {
+            "reason": "unknown_status",
+            "rows": 2,
+            "detail": "status … is unknown: map it to one of success, error",
+            "example": "bar",
+            "location": "calls.csv:6",
+        },
+        {"reason": "wrong_type", "rows": 2, "detail": f"latency is …; {advice}", "example": "'1 min'", "location": "calls.csv:4"},
+        {"reason": "bad", "rows": 1, "detail": "the same for all, to be mended", "example": "", "location": "calls.csv:7"},
+    ]
+    table = with_database("replay", "--list", "--reason", "unknown_status").stdout
+    assert "status … is unknown" in table
+    assert "total_tokens" not in table
+    waiting = connect(database)
+    with waiting, waiting.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM quarantine.rejected_rows WHERE replayed_at IS NULL AND times_rejected = 1")
+        assert cursor.fetchone() == (len(rows),), "nothing was read"
+    waiting.close()
+
+
 def test_what_cannot_be_loaded_is_told(with_database: Metamon, tmp_path: Path) -> None:
     nowhere = with_database("ingest", tmp_path / "nowhere")
     assert (nowhere.exit_code, "nowhere: does not exist" in nowhere.stderr) == (1, True)
@@ -329,6 +379,20 @@ def test_doctor_sees_what_is_there_and_what_is_missing(with_database: Metamon, t
     assert "very-secret" not in unreachable.output
 
 
+def test_doctor_says_whether_alerts_reach_anybody(metamon: Metamon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "sent to nobody" in findings(metamon("doctor", "--json"))["Channels"]["found"]
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "metamon.yaml").write_text("channels: {ops: {type: email, url: env:METAMON_TEST_MAIL}}\n")
+    monkeypatch.delenv("METAMON_TEST_MAIL", raising=False)
+    missing = metamon("doctor", "--json")
+    assert missing.exit_code == 1
+    assert findings(missing)["Channel ops"]["mend"].startswith("export METAMON_TEST_MAIL=")
+    monkeypatch.setenv("METAMON_TEST_MAIL", "mailto://ann:hidden@127.0.0.1")
+    there = metamon("doctor", "--json")
+    assert findings(there)["Channel ops"]["state"] == "ok"
+    assert "hidden" not in there.output
+
+
 def test_doctor_shows_the_last_reads(with_database: Metamon, database: str) -> None:
     connection = connect(database)
     with connection, connection.cursor() as cursor:
@@ -387,7 +451,14 @@ def test_one_path_that_cannot_be_read_does_not_keep_the_others_out(with_database
 
 def test_a_file_of_which_nothing_is_accepted_is_a_failure(with_database: Metamon, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text("{\n")
-    assert with_database("ingest", tmp_path / "bad.jsonl").exit_code == 1
+    bad = with_database("ingest", tmp_path / "bad.jsonl")
+    assert bad.exit_code == 1
+    assert "Every row was rejected, most of them as malformed_json; nothing was loaded.\n" in bad.stderr
+    (tmp_path / "other.csv").write_text("when,took\n2026-11-03 09:00:00,5\n")
+    done = with_database("ingest", tmp_path / "other.csv")
+    assert done.exit_code == 1
+    assert "Every row was rejected, most of them as missing_id" in done.stderr
+    assert "`metamon connect files PATH` guesses which are which" in done.stderr
     assert "No path" in with_database("ingest", "").stderr
 
 
@@ -404,6 +475,26 @@ def test_a_home_that_cannot_be_used_is_named(metamon: Metamon, tmp_path: Path, m
     done = metamon("status")
     assert done.exit_code == 1
     assert "Let METAMON_HOME name a folder" in done.stderr
+
+
+@pytest.mark.parametrize("home", ["/proc/nope", "/proc/nope/below", "{}/file", "{}/file/below"])
+def test_a_home_that_cannot_be_made_is_told_on_one_line(
+    metamon: Metamon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    calls = tmp_path / "calls.jsonl"
+    calls.write_text(GOOD % "one")
+    monkeypatch.setenv("METAMON_HOME", home.format(tmp_path))
+    for command in (("up",), ("run",), ("migrate",), ("ingest", calls), ("connect", "files", calls, "--yes", "--no-backfill")):
+        done = metamon(*command)
+        assert done.exit_code == 1
+        assert isinstance(done.exception, SystemExit), done.exception
+        assert " cannot be used: " in done.stderr.splitlines()[-1]
+        assert done.stderr.endswith("Let METAMON_HOME name a folder that you may read and write.\n")
+    looked = metamon("doctor", "--json")
+    assert looked.exit_code == 1
+    assert findings(looked)["Home"]["mend"] == "set METAMON_HOME to a folder of yours"
+    assert "Disk" not in findings(looked), "its size is not what is wrong"
 
 
 def test_the_configuration_is_checked_compared_and_explained(with_database: Metamon, tmp_path: Path) -> None:

@@ -36,9 +36,19 @@ METAMON = str(Path(sysconfig.get_path("scripts")) / "metamon")
 SECRETS = {"POSTGRES_PASSWORD", "LANGSMITH_API_KEY", "METAMON_WEBHOOK_SECRET"}
 
 
-def test_every_process_of_up_is_a_service() -> None:
-    assert SERVICES.keys() == {"postgres", "migrate", "feed", "web", "code-server", "webserver", "daemon", "watch"}
+@pytest.fixture
+def children(tmp_path: Path) -> dict[str, list[str]]:
+    """What ``metamon up`` runs: commands by name."""
+    settings = Settings.load({"METAMON_HOME": str(tmp_path)})
+    settings.dagster_home.mkdir()
+    return {child.name: child.command for child in standard_plan(settings, lambda _: None).children}
+
+
+def test_every_process_of_up_is_a_service(children: dict[str, list[str]]) -> None:
+    assert SERVICES.keys() == {"postgres", "migrate", *children, "watch"}
     assert SERVICES["postgres"]["image"] == "postgres:17"
+    ours = {name: command[1] for name, command in children.items() if command[0] == METAMON}
+    assert ours == {name: SERVICES[name]["command"][0] for name in ("feed", "web", "alerts")}
 
 
 def understood(command: str, arguments: list[str]) -> dict[str, Any]:
@@ -55,15 +65,13 @@ def test_commands_and_their_options_exist(name: str) -> None:
         assert list(found["command"]) == arguments  # also -h, which is for the program
 
 
-def test_programs_of_dagster_get_options_that_up_gives_them_too(tmp_path: Path) -> None:
-    settings = Settings.load({"METAMON_HOME": str(tmp_path)})
-    settings.dagster_home.mkdir()
-    ours = {child.name: child.command for child in standard_plan(settings, lambda _: None).children}
+def test_programs_of_dagster_get_options_that_up_gives_them_too(children: dict[str, list[str]]) -> None:
     for name in ("code-server", "webserver", "daemon"):
         _, program, *arguments = OURS[name]["command"]
-        assert Path(ours[name][0]).name == program
-        assert [word for word in arguments if word in ours[name]] == [word for word in ours[name] if word in arguments]
-        assert {word for word in arguments if word.startswith("-")} == {word for word in ours[name] if word.startswith("-")}
+        ours = children[name]
+        assert Path(ours[0]).name == program
+        assert [word for word in arguments if word in ours] == [word for word in ours if word in arguments]
+        assert {word for word in arguments if word.startswith("-")} == {word for word in ours if word.startswith("-")}
 
 
 def test_every_variable_is_one_that_the_code_reads() -> None:
@@ -104,7 +112,7 @@ def test_services_start_in_order_and_are_watched() -> None:
             source = volume.split(":")[0]
             assert (DEPLOY / source).exists() if source.startswith(".") else source in COMPOSE["volumes"], volume
     assert list(SERVICES["migrate"]["depends_on"]) == ["postgres"]
-    assert all("migrate" in SERVICES[name]["depends_on"] for name in ("feed", "web", "code-server", "watch"))
+    assert all("migrate" in SERVICES[name]["depends_on"] for name in ("feed", "web", "alerts", "code-server", "watch"))
     assert all(list(SERVICES[name]["depends_on"]) == ["code-server"] for name in ("webserver", "daemon"))
     assert "/healthz" in SERVICES["web"]["healthcheck"]["test"][-1]
 
@@ -112,11 +120,18 @@ def test_services_start_in_order_and_are_watched() -> None:
 def test_health_checks_of_ours_are_commands_of_ours() -> None:
     checks = [service["healthcheck"]["test"][1:] for name, service in OURS.items() if name != "migrate"]
     ours = [check[1:] for check in checks if check[0] == "metamon"]
-    assert [arguments[-1] for arguments in ours] == ["feed", "dagster_daemon", "supervisor"]
+    assert [arguments[-1] for arguments in ours] == ["feed", "alerts", "dagster_daemon", "supervisor"]
     for command, *arguments in ours:
         understood(command, arguments)
     for _, _, code in (check for check in checks if check[0] == "python"):
         compile(code, "healthcheck", "exec")
+
+
+def test_addresses_of_channels_are_for_who_sends_alone() -> None:
+    (beside,) = SERVICES["alerts"]["env_file"]
+    assert (beside["path"], beside["required"]) == ("channels.env", False)
+    assert [name for name, service in SERVICES.items() if "env_file" in service] == ["alerts"]
+    assert f"deploy/{beside['path']}" in (REPOSITORY / ".gitignore").read_text().splitlines(), "it holds secrets"
 
 
 def test_the_files_beside_are_in_step() -> None:
@@ -173,5 +188,5 @@ def test_the_watchdog_runs_alone_and_its_health_check_sees_it(container: dict[st
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=20)
         assert process.returncode == 0
-    assert "Watching feed, web, daemon" in said
+    assert "Watching feed, web, alerts, daemon" in said
     assert alive("feed").returncode == 1

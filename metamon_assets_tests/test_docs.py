@@ -44,8 +44,9 @@ ELSEWHERE = {
     **({} if RECORDINGS.is_dir() else {r".*\$DATA.*": "needs the recordings, which are not here"}),
 }
 
-# What a document takes for granted and is too long to be run as it stands there, in little.
-BEFORE = {"README.md": "metamon migrate"}  # make run; docs/report.md has the same commands over days of the sample world
+# What a document takes for granted and is too long to be run as it stands there, in little: make run. (docs/report.md has the same
+# commands as README.md over days of the sample world.)
+BEFORE = {"README.md": "metamon migrate", "health.md": "metamon migrate"}
 
 
 @dataclass(frozen=True)

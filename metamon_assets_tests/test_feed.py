@@ -157,7 +157,7 @@ def test_a_day_that_somebody_else_loads_does_not_keep_the_feed_from_starting(hom
 
 
 def test_a_second_feed_stands_by_and_takes_over(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metamon_assets.feed.STANDBY_SECONDS", 0.2)
+    monkeypatch.setattr("metamon_assets.warehouse.alone.STANDBY_SECONDS", 0.2)
     home.write(home.langsmith())
     first = home.start()
     home.await_rows("SELECT FROM metamon.feed_state WHERE last_success_at IS NOT NULL")

@@ -129,7 +129,7 @@ def test_while_days_take_long_something_is_said_and_how_long_is_left() -> None:
         assert said[0].startswith("Computed 0 of 10 days in 0 s; ")
         advance(DAYS[:1])
         before = len(said)
-        assert re.fullmatch(r"Computed 1 of 10 days in \d+ s; about \d+ s left", said[-1])
+        assert re.fullmatch(r"Computed 1 of 10 days in \d+ s; at most about \d+ s left", said[-1])
         until(lambda: len(said) > before, 10, "a line after the first part")
     assert said[-1].endswith("left")
     assert "progress" not in {thread.name for thread in threading.enumerate()}

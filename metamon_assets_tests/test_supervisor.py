@@ -47,8 +47,10 @@ from metamon_assets.supervisor.plan import standard_plan
 plan = partial(standard_plan, definitions="small_definitions")
 Supervisor(Settings.load(), lambda text: print(text, flush=True), plan).run()
 """
+CHILDREN = ("feed", "web", "alerts", "code-server", "webserver", "daemon")
 STAND_INS = ("-m", "metamon_assets_tests.stand_ins")
 KEY = "secret-of-a-source"
+QUERY_OF_RUNS = "{ runsOrError { __typename ... on Runs { count } ... on PythonError { message } } }"
 SMALL_DEFINITIONS = """
 import dagster as dg
 
@@ -119,6 +121,16 @@ def process_of(home: Path, name: str) -> dict[str, Any]:
     return next((process for process in (read_state(home) or {}).get("processes", []) if process["name"] == name), {})
 
 
+def serves(address: str, query: str | None = None) -> bool:
+    """Whether there is an answer, and data in it where GraphQL is asked."""
+    body = json.dumps({"query": query}).encode() if query else None
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, body, {"content-type": "application/json"}), timeout=30) as response:
+            return query is None or "errors" not in json.load(response)
+    except OSError:
+        return False
+
+
 def dagster_beats() -> Mapping[str, datetime]:
     return look(Settings.load(), []).beats
 
@@ -130,7 +142,7 @@ def test_up_serves_dagster_restarts_what_dies_and_down_stops_everything(home: Pa
         until(lambda: process_of(home, "daemon").get("pid"), 30, "the daemon", said)
         state = read_state(home)
         assert state is not None
-        assert [entry["name"] for entry in state["processes"]] == ["postgres", "feed", "web", "code-server", "webserver", "daemon"]
+        assert [entry["name"] for entry in state["processes"]] == ["postgres", *CHILDREN]
 
         query = {"query": "{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError { __typename } } } } }"}
         request = urllib.request.Request(f"{state['ui']}/graphql", json.dumps(query).encode(), {"content-type": "application/json"})
@@ -149,7 +161,7 @@ def test_up_serves_dagster_restarts_what_dies_and_down_stops_everything(home: Pa
 
         until(lambda: dagster_beats().keys() >= {"dagster", "sensor looks"}, 60, "a tick of the sensor", said)
 
-        first = {name: process_of(home, name)["pid"] for name in ("feed", "web", "code-server", "webserver", "daemon")}
+        first = {name: process_of(home, name)["pid"] for name in CHILDREN}
         for pid in first.values():
             os.kill(pid, signal.SIGKILL)
         until(lambda: all(process_of(home, name)["pid"] not in (None, pid) for name, pid in first.items()), 60, "the restart of all", said)
@@ -158,6 +170,13 @@ def test_up_serves_dagster_restarts_what_dies_and_down_stops_everything(home: Pa
         records = list(log.read(home / "logs" / log.FILE_NAME))
         assert {entry["component"] for entry in records} >= {"supervisor", "code-server", "daemon"}
         assert any(entry.get("logger", "").startswith("dagster") for entry in records)
+
+        until(lambda: serves(f"{state['ui']}/server_info"), 60, "the UI after its restart", said)
+        assert serves(f"{state['ui']}/graphql", QUERY_OF_RUNS), "keeps a connection"
+        postmaster = process_of(home, "postgres")["pid"]
+        os.kill(postmaster, signal.SIGKILL)
+        until(lambda: "Postgres is back (process " in said(), 60, "Postgres", said)
+        assert serves(f"{state['ui']}/graphql", QUERY_OF_RUNS), "the first page after that"
 
         pids = [entry["pid"] for entry in (read_state(home) or {})["processes"]]
         assert down(Settings.load(), progress=lambda _: None)
@@ -285,6 +304,7 @@ def test_postgres_that_dies_is_started_again_and_its_users_go_on(up: Up) -> None
     up.until(lambda: process_of(up.home, "postgres")["pid"] not in (None, postmaster), 60, "the restart of Postgres")
     assert "Postgres has ended; it starts again in 1 s" in up.said()
     assert process_of(up.home, "postgres")["restarts"] == 1
+    assert re.search(rf"Postgres is back \(process {process_of(up.home, 'postgres')['pid']}\), \d+ s after it ended", up.said())
     assert any("no database" in entry["message"] for entry in up.records("alive"))
 
     def beats() -> bool:
@@ -350,7 +370,8 @@ def test_an_address_that_nobody_can_listen_on_is_no_taken_port() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "address"), [("::1", "http://[::1]:"), ("::", "http://[::1]:"), ("0.0.0.0", "http://127.0.0.1:"), ("127.0.0.2", "http://127.0.0.2:")]
+    ("host", "address"),
+    [("::1", "http://[::1]:"), ("::", "http://[::1]:"), ("0.0.0.0", "http://127.0.0.1:"), ("127.0.0.2", "http://127.0.0.2:")],
 )
 def test_the_address_of_the_web_server_can_be_opened(tmp_path: Path, host: str, address: str) -> None:
     (tmp_path / "metamon.yaml").write_text(f"web: {{host: '{host}'}}\n")

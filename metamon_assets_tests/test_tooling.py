@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import base64
+import contextlib
 import hashlib
 import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +23,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from metamon_assets_tests.waiting import until
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Put together here, since no file may name them.
@@ -77,6 +81,52 @@ def test_locks_hold_what_the_project_asks_for_in_the_same_versions() -> None:
 def test_make_lists_its_targets() -> None:
     said = subprocess.run(["make", "--no-print-directory"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     assert {"run", "up", "down", "test", "lint", "types", "bench", "lock", "clean"} <= set(re.findall(r"^make (\S+)", said, re.MULTILINE))
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with our Makefile, and a ``metamon`` that writes down its home and what it was told; ``up`` stays."""
+    folder = tmp_path / "with spaces"
+    (folder / ".venv/bin").mkdir(parents=True)
+    shutil.copyfile(REPOSITORY / "Makefile", folder / "Makefile")
+    for name in ("requirements.lock", "pyproject.toml", ".venv/bin/python", ".venv/installed-run"):
+        (folder / name).touch()
+    metamon = folder / ".venv/bin/metamon"
+    metamon.write_text('#!/bin/sh\necho "$METAMON_HOME $1" >> said\nif [ "$1" = up ]; then echo $$ > pid; exec sleep 1000; fi\n')
+    metamon.chmod(0o755)
+    return folder
+
+
+def making(checkout: Path, target: str, **environment: str) -> subprocess.Popen[bytes]:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("METAMON_", "MAKE", "MFLAGS"))}
+    return subprocess.Popen(["make", target], cwd=checkout, env=plain | environment, start_new_session=True)
+
+
+def test_a_signal_to_make_up_ends_what_it_started(checkout: Path) -> None:
+    with making(checkout, "up") as make:
+        pid = int(until(lambda: (checkout / "pid").exists() and (checkout / "pid").read_text(), 20, "the start"))
+        os.kill(make.pid, signal.SIGTERM)  # not the group, as a terminal would
+        make.wait(20)
+    try:
+        until(lambda: not Path(f"/proc/{pid}").exists(), 10, "its end")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_make_keeps_own_data_and_the_sample_world_apart_and_stops_both(checkout: Path) -> None:
+    def said(*targets: str, **environment: str) -> list[str]:
+        (checkout / "said").unlink(missing_ok=True)
+        assert [making(checkout, target, **environment).wait(20) for target in targets] == [0] * len(targets)
+        return (checkout / "said").read_text().splitlines()
+
+    assert said("run") == [".metamon-sample simulate", ".metamon-sample run"]
+    (checkout / ".metamon-sample").mkdir()
+    assert said("down") == [".metamon-sample down"]
+    (checkout / ".metamon").mkdir()
+    (checkout / ".metamon/metamon.yaml").touch()  # of `metamon connect`, after the sample world was brought up
+    assert said("down") == [".metamon down", ".metamon-sample down"]
+    assert said("run", "down", METAMON_HOME="a home") == ["a home simulate", "a home run", "a home down"]
 
 
 def test_import_rules() -> None:

@@ -5,7 +5,20 @@ Here belong options, help texts and printing, a module for each kind of command.
 standard error.
 """
 
-from metamon_assets.cli import configuration, connect, data, live, processes, readiness, report, web
+from metamon_assets.cli import configuration, connect, data, incidents, live, processes, readiness, report, rules, targets, web
 from metamon_assets.cli.group import main
 
-__all__ = ["configuration", "connect", "data", "live", "main", "processes", "readiness", "report", "web"]
+__all__ = [
+    "configuration",
+    "connect",
+    "data",
+    "incidents",
+    "live",
+    "main",
+    "processes",
+    "readiness",
+    "report",
+    "rules",
+    "targets",
+    "web",
+]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import astuple, fields
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -14,6 +17,7 @@ from metamon_assets.errors import MetamonError
 
 if TYPE_CHECKING:
     from metamon_assets.config import Settings
+    from metamon_assets.traces.replay import Problem, Replayed
 
 TABLE_ROWS = 200  # more are for --csv and --json
 
@@ -61,12 +65,20 @@ def ingest(settings: Settings, *, paths: tuple[str, ...], kind: str, mapping: st
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
     elif rows:
         print_table(columns, rows)
-    if any(entry.rows_rejected for entry in entries):
-        say('Why rows were rejected: metamon sql "SELECT reason, detail, location FROM quarantine.rejected_rows"')
+    reasons: Counter[str] = sum((entry.reject_reasons for entry in entries), Counter())
+    if reasons:
+        say(f"Rejected: {', '.join(f'{number:,} {reason}' for reason, number in reasons.most_common(3))}; more: metamon replay --list")
     if failures:
         raise MetamonError("\n".join(failures))
     if entries and not any(entry.rows_written or entry.rows_unchanged or entry.rows_excluded for entry in entries):
-        raise MetamonError("Every row was rejected; nothing was loaded.")
+        raise MetamonError(_all_rejected(reasons, mapped=kind != "files" or mapping is not None))
+
+
+def _all_rejected(reasons: Counter[str], *, mapped: bool) -> str:
+    most = next((reason for reason, _ in reasons.most_common(1)), "")
+    unnamed = not mapped and most.startswith("missing_")
+    hint = " For columns of other names, `metamon connect files PATH` guesses which are which." if unnamed else ""
+    return f"Every row was rejected, most of them as {most}; nothing was loaded.{hint}"
 
 
 @main.command()
@@ -132,20 +144,25 @@ def sql(settings: Settings, query: str, as_csv: bool, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--list", "only_list", is_flag=True, help="Read nothing: only sum up what waits in quarantine, by what is wrong with it.")
 @click.option("--reason", help="Only rows that were rejected for this reason.")
 @json_option
 @with_settings
-def replay(settings: Settings, reason: str | None, as_json: bool) -> None:
+def replay(settings: Settings, only_list: bool, reason: str | None, as_json: bool) -> None:
     """Read again what was rejected, after its cause was mended at the source."""
     from metamon_assets.traces.configured import open_sources
+    from metamon_assets.traces.replay import problems
     from metamon_assets.traces.replay import replay as read_again
 
+    found: Sequence[Problem] | Sequence[Replayed]
     with database(settings, existing=True) as connection:
-        found = read_again(connection, open_sources(connection, settings), reason=reason, report=say)
+        if only_list:
+            found = problems(connection, reason)
+        else:
+            found = read_again(connection, open_sources(connection, settings), reason=reason, report=say)
     if as_json:
         print_json(found)
     elif not found:
         say("Nothing waits in quarantine.")
     else:
-        columns = ["source", "project", "kind", "window", "waiting", "accepted", "message"]
-        print_table(columns, [tuple(getattr(entry, column) for column in columns) for entry in found])
+        print_table([field.name for field in fields(found[0])], [astuple(entry) for entry in found])

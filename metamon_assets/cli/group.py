@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,8 +15,9 @@ from metamon_assets.errors import MetamonError
 ORDER = [
     *("connect", "run", "report", "readiness"),
     *("up", "down", "status", "logs", "config", "event", "token"),
+    *("incidents", "silences", "rules", "targets", "outbox"),
     *("ingest", "sql", "dictionary", "replay", "simulate"),
-    *("doctor", "migrate", "feed", "web", "watch", "exec", "version"),
+    *("doctor", "migrate", "feed", "web", "alerts", "watch", "exec", "version"),
 ]
 
 
@@ -39,15 +42,32 @@ class Group(click.Group):
 def _for_people(error: Exception) -> bool:
     """Whether the message says what, where, and how to mend it, or is the database's own."""
     psycopg2 = sys.modules.get("psycopg2")
-    unusable = isinstance(error, PermissionError | NotADirectoryError) and error.filename is not None
-    return unusable or isinstance(error, MetamonError) or (psycopg2 is not None and isinstance(error, psycopg2.OperationalError))
+    return (
+        _is_unusable_place(error)
+        or isinstance(error, MetamonError)
+        or (psycopg2 is not None and isinstance(error, psycopg2.OperationalError))
+    )
+
+
+def _is_unusable_place(error: Exception) -> bool:
+    """Whether a file or folder cannot be used that is nearly always the home's, or the home itself cannot be made."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return False
+    return isinstance(error, PermissionError | NotADirectoryError) or _home().is_relative_to(str(error.filename))
+
+
+def _home() -> Path:
+    from metamon_assets.config.settings import DEFAULT_HOME
+
+    return Path(os.environ.get("METAMON_HOME") or DEFAULT_HOME).expanduser().absolute()
 
 
 def _words(error: Exception) -> str:
-    """What to say. A file or folder that cannot be used is nearly always the home's."""
+    """What to say."""
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename} cannot be used: {error.strerror}. Let METAMON_HOME name a folder that you may read and write."
-    from metamon_assets.reports.words import clean
+        why = "it is no folder" if isinstance(error, FileExistsError) else error.strerror
+        return f"{error.filename} cannot be used: {why}. Let METAMON_HOME name a folder that you may read and write."
+    from metamon_assets.words import clean
 
     return clean(str(error)).strip() or type(error).__name__  # what it quotes may be a stranger's
 

@@ -18,6 +18,33 @@ if TYPE_CHECKING:
 
 
 @main.command()
+@click.option("--once", is_flag=True, help="One look; print what it found. Nothing is sent.")
+@json_option
+@with_settings
+def alerts(settings: Settings, once: bool, as_json: bool) -> None:
+    """Look each minute, open incidents and send messages until Ctrl-C. `metamon up` does so too; a second one stands by."""
+    from metamon_assets import log
+    from metamon_assets.alerting import COMPONENT, look_once, run_alerts
+    from metamon_assets.config import Settings
+    from metamon_assets.warehouse import server
+
+    if once:
+        with server.ready(settings, say) as url:
+            ticked = look_once(settings, url)
+        if as_json:
+            print_json(asdict(ticked))
+        else:
+            say(ticked.words)
+        return
+    log.configure(COMPONENT)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with server.ready(settings) as url:
+        run_alerts(settings, url, stop, load=Settings.load)
+
+
+@main.command()
 @click.option("--once", is_flag=True, help="One poll of every source; print what came. Exit code 1 when a source failed.")
 @json_option
 @with_settings

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def shown(value: object) -> str:
     """A value as text for a terminal, which would obey control characters in a stranger's name."""
-    from metamon_assets.reports.words import clean
+    from metamon_assets.words import clean
 
     return clean(str(value))
 

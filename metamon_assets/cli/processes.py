@@ -35,7 +35,7 @@ class Duration(click.ParamType):
 @main.command()
 @with_settings
 def up(settings: Settings) -> None:
-    """Keep Postgres, the live feed, the web server and Dagster running until Ctrl-C."""
+    """Keep Postgres, the live feed, alerts, the web server and Dagster running until Ctrl-C."""
     from metamon_assets.supervisor import Supervisor
 
     Supervisor(settings, say).run()

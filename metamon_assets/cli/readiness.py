@@ -48,7 +48,7 @@ def _print(found: list[Readiness]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from metamon_assets.reports import words
+    from metamon_assets import words
     from metamon_assets.reports.sections.readiness import STATES, TRAFFIC, merged, waiting
 
     click.echo(f"{TRAFFIC}\n")

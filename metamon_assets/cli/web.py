@@ -136,7 +136,6 @@ def event(settings: Settings, *, kind: str, as_json: bool, event_id: str | None,
         say("Reported." if entry.rows_inserted else "Known already.")
 
 
-
 def _state(entry: object, now: datetime) -> str:
     from metamon_assets.web.tokens import Token
 

@@ -52,7 +52,7 @@ def write_schema(config_path: Path) -> Path:
 
 def read_configuration(path: Path) -> Configuration:
     """The checked contents of ``path``. Raises ConfigError, which lists everything that is wrong and on which line."""
-    root, content = _parsed(path)
+    root, content = parsed(path)
     if content is None:
         return Configuration()
     if not isinstance(content, dict):
@@ -116,7 +116,7 @@ def _take_out(content: Any, place: tuple[Any, ...]) -> None:
         del content[place[-1]]
 
 
-def _parsed(path: Path) -> tuple[yaml.Node | None, Any]:
+def parsed(path: Path) -> tuple[yaml.Node | None, Any]:
     """The file as nodes, which know their lines, and as plain values. Raises ConfigError."""
     import yaml
 
@@ -242,7 +242,6 @@ def _nearest(location: tuple[str | int, ...]) -> str:
     known = [*part_at(location[:-1]).model_fields]
     close = closest(location[-1], known)
     return f"; did you mean {close}?" if close else f"; known here: {', '.join(known)}"
-
 
 
 def _is_secret(location: tuple[str | int, ...]) -> bool:

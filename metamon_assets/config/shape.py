@@ -122,6 +122,15 @@ class Feed(Part):
     """How far back each question reaches: runs that arrive or end later than this are found by the daily reading."""
 
 
+class Alerts(Part):
+    """When people are told."""
+
+    shadow_hours: int = Field(default=48, ge=0)
+    """Hours after its first reading in which a new source pages nobody: what fires is recorded, and told in the digest."""
+    digest_hour: int = Field(default=9, ge=0, le=23)
+    """Hour of the daily digest, in the time zone above."""
+
+
 class AgentMetric(Part):
     """A metric of one agent that traces alone do not have: from feedback, or from an expression over each trace."""
 
@@ -273,9 +282,11 @@ class Configuration(Part):
     """What is known of each agent, by agent_name."""
     value_model: ValueModel = Field(default=ValueModel(), json_schema_extra=NOT_READ_YET)
     """What things are worth."""
-    channels: dict[str, Channel] = Field(default={}, json_schema_extra=NOT_READ_YET)
+    alerts: Alerts = Alerts()
+    """When people are told."""
+    channels: dict[str, Channel] = {}
     """Where messages go, by name."""
-    routes: tuple[Route, ...] = Field(default=(), json_schema_extra=NOT_READ_YET)
+    routes: tuple[Route, ...] = ()
     """Which messages go to which channels."""
     automation: Automation = Field(default=Automation(), json_schema_extra=NOT_READ_YET)
     """What Metamon may do by itself."""

@@ -11,8 +11,11 @@ Here belongs how each kind of metric becomes a family that Prometheus understand
   want of data.
 - What is in flight is a gauge from the newest bucket of completions.
 - Metrics of days are gauges over the last whole UTC day.
+- What alert rules need beside these is here too, so that Prometheus can judge by the same figures: the sums that shares and
+  means consist of, figures of the pipeline and the host as they were last measured, caches as applications told them, open incidents.
 
-Labels are bounded: dimensions overall, agent and model, of which the rollups keep 50 values each, and (other).
+Labels are bounded: dimensions overall, agent and model, of which the rollups keep 50 values each, and (other); calls and their
+errors also by tool; at most 20 caches.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock
 from typing import TYPE_CHECKING, TypeAlias
 
+from metamon_assets.days import midnight
 from metamon_assets.metrics.registry import METRICS, Kind, Metric, Scope
 
 if TYPE_CHECKING:
@@ -41,6 +45,10 @@ YESTERDAY_SECONDS = 60.0  # what is late changes yesterday's sums, and there is 
 SETTLED = timedelta(minutes=1)  # what a bucket that is over may still wait for the feed
 IN_FLIGHT_AGE = timedelta(minutes=15)  # an older look says nothing about now
 MOST_FEEDBACK_KEYS = 20
+MOST_CACHES = 20
+CACHE_AGE = timedelta(minutes=10)  # applications tell less often
+OPERATIONS = ("hit", "miss", "write", "evict", "invalidate")
+MEASURED_AGE = timedelta(minutes=5)  # an older figure of the pipeline says nothing about now
 Lend: TypeAlias = "Callable[[], AbstractContextManager[Connection]]"
 Labels: TypeAlias = tuple[str, ...]
 
@@ -78,6 +86,59 @@ IN_FLIGHT_FAMILIES = (
     ),
     Family("metamon_oldest_in_flight_seconds", "gauge", LABELS, "Seconds since the start of the longest request in flight.", "MET-1"),
 )
+# Sums that shares and means consist of, and what they are in a rollup.
+SUM_FAMILIES = (
+    (
+        Family("metamon_ended_requests_total", "counter", LABELS, "Requests that ended (dimension tool: calls).", "ALR-17"),
+        "successes + errors",
+    ),
+    (
+        Family("metamon_degradation_known_total", "counter", LABELS, "Requests that say whether the answer was degraded.", "ALR-26"),
+        "degraded_known",
+    ),
+    (Family("metamon_degraded_total", "counter", LABELS, "Of them those whose answer was.", "ALR-26"), "degraded"),
+    (Family("metamon_cache_known_total", "counter", LABELS, "Requests that say whether the cache answered.", "ALR-20"), "cache_known"),
+    (Family("metamon_cache_hits_total", "counter", LABELS, "Of them those that it answered.", "ALR-20"), "cache_hits"),
+    (Family("metamon_quality_scores_total", "counter", LABELS, "Requests with a quality score.", "ALR-25"), "quality_count"),
+    (Family("metamon_quality_score_sum_total", "counter", LABELS, "Sum of the quality scores.", "ALR-25"), "quality_sum"),
+    (Family("metamon_quality_score_squares_total", "counter", LABELS, "Sum of their squares.", "ALR-25"), "quality_sum_squares"),
+    (Family("metamon_priced_requests_total", "counter", LABELS, "Requests with a cost.", "ALR-24"), "priced_requests"),
+    (Family("metamon_retrieval_results_total", "counter", LABELS, "Retrievals that ended.", "ALR-28"), "retrieval_results"),
+    (Family("metamon_retrieval_errors_total", "counter", LABELS, "Of them those that failed.", "ALR-28"), "retrieval_errors"),
+)
+# Figures of the pipeline and the host, by their names in metamon.system_metrics.
+FIGURE_FAMILIES = {
+    "queue_length": Family("rq_queue_length", "gauge", (), "Runs that wait in Dagster's queue."),
+    "run_seconds_p95": Family(
+        "metamon_run_duration_p95_seconds",
+        "gauge",
+        (),
+        "95th percentile of how long Dagster's runs took that ended in the last hour.",
+        "MET-8",
+    ),
+    "host_cpu_share": Family("metamon_host_cpu_share", "gauge", (), "Share of the host's processors in use, over a minute.", "MET-8"),
+    "host_memory_share": Family("metamon_host_memory_share", "gauge", (), "Share of the host's memory in use.", "MET-8"),
+    "host_disk_share": Family("metamon_host_disk_share", "gauge", (), "Share of the disk of Metamon's home in use.", "MET-8"),
+}
+JOBS = Family("rq_jobs_total", "counter", ("status",), "Runs that Dagster finished: failed, or completed otherwise.")
+CACHE_OPERATIONS = Family(
+    "metamon_cache_operations_total", "counter", ("cache", "operation"), "Operations of applications' caches, as they told them.", "MET-2"
+)
+CACHE_FAMILIES = {
+    "cache_size": Family("metamon_cache_size", "gauge", ("cache",), "Entries of applications' caches, as they told them last.", "MET-2"),
+    "cache_capacity": Family("metamon_cache_capacity", "gauge", ("cache",), "Entries that they have room for.", "MET-2"),
+}
+OPEN_INCIDENTS = Family(
+    "metamon_open_incidents", "gauge", ("rule", "severity"), "Open incidents that are told, not those in shadow or found late.", "NOT-3"
+)
+RULE_FAMILIES = (
+    *(entry for entry, _ in SUM_FAMILIES),
+    *FIGURE_FAMILIES.values(),
+    JOBS,
+    CACHE_OPERATIONS,
+    *CACHE_FAMILIES.values(),
+    OPEN_INCIDENTS,
+)
 BUCKET_START = Family(
     "metamon_bucket_start_timestamp_seconds", "gauge", (), "Start of the five minutes that the gauges of requests describe."
 )
@@ -96,8 +157,6 @@ NOT_YET = (
     Family("learning_examples_approved", "gauge", (), "Learning examples that were approved."),
     Family("learning_examples_rejected", "gauge", (), "Learning examples that were rejected."),
     Family("learning_examples_quality_score", "histogram", (), "Quality of learning examples."),
-    Family("rq_queue_length", "gauge", (), "Runs that wait in Dagster's queue."),
-    Family("rq_jobs_total", "counter", (), "Runs that Dagster finished."),
     Family("rq_job_duration_seconds", "histogram", (), "Seconds that Dagster's runs took."),
     Family("rq_workers_total", "gauge", (), "Workers that carry out Dagster's runs."),
     Family("training_runs_total", "counter", (), "Optimisation runs."),
@@ -121,6 +180,7 @@ FAMILIES = (
     *IN_FLIGHT_FAMILIES,
     *FEEDBACK_FAMILIES,
     *REQUEST_FAMILIES,
+    *RULE_FAMILIES,
     BUCKET_START,
     *STATE_FAMILIES,
 )
@@ -203,13 +263,16 @@ class Exposition:
                 found += _database_state(cursor)
                 found += _gauges(cursor, now)
                 found += _in_flight(cursor, now)
+                found += _measured(cursor, now)
+                found += _caches(cursor, now)
+                found += _open_incidents(cursor)
                 self._growth.take(_sums(cursor, self._days(now.date())))
         except (psycopg2.Error, MetamonError):
             yield _samples(_STATE["metamon_database_up"], [((), 0.0)])
             return
         yield _samples(_STATE["metamon_database_up"], [((), 1.0)])
         yield from found
-        for entry in (*(family(metric) for metric in _COUNTERS), FEEDBACK_FAMILIES[0]):
+        for entry in (*(entry for entry, _ in _COUNTED), FEEDBACK_FAMILIES[0], JOBS, CACHE_OPERATIONS):
             yield _samples(entry, self._growth.of(entry.name))
 
     def _days(self, today: date) -> list[date]:
@@ -221,7 +284,11 @@ class Exposition:
 
 
 _STATE = {entry.name: entry for entry in STATE_FAMILIES}
-_COUNTERS = [metric for metric in METRICS if metric.kind is Kind.COUNTER]
+_COUNTED: list[tuple[Family, str]] = [
+    *((family(metric), metric.expression(Scope.FIFTEEN_MINUTES)) for metric in METRICS if metric.kind is Kind.COUNTER),
+    *SUM_FAMILIES,
+]
+_OF_TOOLS = {"metamon_requests_total", "metamon_ended_requests_total", "metamon_errors_total"}
 
 
 def _samples(entry: Family, values: Iterable[tuple[Labels, float]]) -> Samples:
@@ -305,21 +372,83 @@ def _in_flight(cursor: Cursor, now: datetime) -> Iterator[Samples]:
         yield _samples(entry, [(row[:2], float(row[position])) for row in rows if row[position] is not None])
 
 
+_CACHE = "coalesce(labels ->> 'cache', '(none)')"
+
+
+def _measured(cursor: Cursor, now: datetime) -> Iterator[Samples]:
+    """The newest figures of the pipeline and the host."""
+    cursor.execute(
+        "SELECT DISTINCT ON (name) name, value FROM metamon.system_metrics WHERE name = ANY(%s) AND component = ''"
+        " AND time > %s AND time <= %s ORDER BY name, time DESC",
+        (list(FIGURE_FAMILIES), now - MEASURED_AGE, now),
+    )
+    found = dict(cursor.fetchall())
+    for name, entry in FIGURE_FAMILIES.items():
+        yield _samples(entry, [((), found[name])] if name in found else [])
+
+
+def _caches(cursor: Cursor, now: datetime) -> Iterator[Samples]:
+    """The newest readings of the largest caches; of several with one name the larger one."""
+    cursor.execute(
+        f"SELECT name, cache, max(value) FROM (SELECT DISTINCT ON (name, labels) name, {_CACHE} AS cache, value FROM metamon.gauge_samples"
+        " WHERE name = ANY(%s) AND day = ANY(%s) AND time > %s AND time <= %s ORDER BY name, labels, time DESC) AS newest"
+        " GROUP BY name, cache ORDER BY max(value) DESC, cache",
+        (list(CACHE_FAMILIES), [now.date(), (now - CACHE_AGE).date()], now - CACHE_AGE, now),
+    )
+    rows = cursor.fetchall()
+    for name, entry in CACHE_FAMILIES.items():
+        yield _samples(entry, [((cache,), value) for of, cache, value in rows if of == name][:MOST_CACHES])
+
+
+def _open_incidents(cursor: Cursor) -> Iterator[Samples]:
+    cursor.execute("SELECT rule, severity, count(*) FROM metamon.incidents WHERE status = 'open' AND NOT shadow AND NOT late GROUP BY 1, 2")
+    yield _samples(OPEN_INCIDENTS, [((rule, severity), float(count)) for rule, severity, count in cursor.fetchall()])
+
+
 def _sums(cursor: Cursor, days: list[date]) -> dict[tuple[date, str, Labels], float]:
     """The counters' sums of days, from quarters of an hour, which the live feed keeps up to date."""
-    columns = ", ".join(f"CAST(sum({metric.expression(Scope.FIFTEEN_MINUTES)}) AS double precision)" for metric in _COUNTERS)
+    columns = ", ".join(f"CAST(sum({expression}) AS double precision)" for _, expression in _COUNTED)
     cursor.execute(
         f"SELECT day, dimension, dimension_value, {columns} FROM metamon.fifteen_minute_metrics"
         " WHERE day = ANY(%s) AND dimension = ANY(%s) GROUP BY day, dimension, dimension_value",
-        (days, list(DIMENSIONS)),
+        (days, [*DIMENSIONS, "tool"]),
     )
     sums = {
-        (day, metric.prometheus_name, (dimension, value)): amount
+        (day, entry.name, (dimension, value)): amount
         for day, dimension, value, *amounts in cursor.fetchall()
-        for metric, amount in zip(_COUNTERS, amounts, strict=True)
-        if amount is not None
+        for (entry, _), amount in zip(_COUNTED, amounts, strict=True)
+        if amount is not None and (dimension != "tool" or entry.name in _OF_TOOLS)
     }
-    return sums | _feedback_sums(cursor, days)
+    return sums | _feedback_sums(cursor, days) | _job_sums(cursor, days) | _cache_sums(cursor, days)
+
+
+def _job_sums(cursor: Cursor, days: list[date]) -> dict[tuple[date, str, Labels], float]:
+    """Runs of the pipeline that ended, by day."""
+    cursor.execute(
+        "SELECT CAST(time AT TIME ZONE 'UTC' AS date) AS day, coalesce(sum(value) FILTER (WHERE name = 'runs_failed'), 0),"
+        " coalesce(sum(value) FILTER (WHERE name = 'runs_finished'), 0) FROM metamon.system_metrics"
+        " WHERE name IN ('runs_failed', 'runs_finished') AND component = '' AND time >= %s AND time < %s GROUP BY 1",
+        (midnight(min(days)), midnight(max(days) + timedelta(days=1))),
+    )
+    sums: dict[tuple[date, str, Labels], float] = {}
+    for day, failed, finished in cursor.fetchall():
+        sums[day, JOBS.name, ("failed",)] = failed
+        sums[day, JOBS.name, ("completed",)] = max(finished - failed, 0.0)
+    return sums
+
+
+def _cache_sums(cursor: Cursor, days: list[date]) -> dict[tuple[date, str, Labels], float]:
+    """Operations of caches by day; beyond the busiest caches of a day they count as (other)."""
+    cursor.execute(
+        "SELECT day, CASE WHEN place <= %s THEN cache ELSE '(other)' END, operation, sum(n) FROM ("
+        "SELECT day, cache, operation, n, dense_rank() OVER (PARTITION BY day ORDER BY in_all DESC, cache) AS place FROM ("
+        f"SELECT day, {_CACHE} AS cache, labels ->> 'operation' AS operation, sum(value) AS n,"
+        f" sum(sum(value)) OVER (PARTITION BY day, {_CACHE}) AS in_all FROM metamon.gauge_samples"
+        " WHERE name = 'cache_operations' AND day = ANY(%s) AND labels ->> 'operation' = ANY(%s) GROUP BY 1, 2, 3) AS counted) AS placed"
+        " GROUP BY 1, 2, 3",
+        (MOST_CACHES, days, list(OPERATIONS)),
+    )
+    return {(day, CACHE_OPERATIONS.name, (cache, operation)): count for day, cache, operation, count in cursor.fetchall()}
 
 
 def _feedback_sums(cursor: Cursor, days: list[date]) -> dict[tuple[date, str, Labels], float]:
@@ -350,7 +479,9 @@ scrape_configs:
 - **Gauges** of requests describe the newest five minutes (time to first token and quality: fifteen) that have been over
   for a minute; those of days the last whole UTC day; those in flight the last look, a minute ago. Without data there is
   no sample.
-- **Labels**: `dimension` is overall, agent or model; `value` is one of the 50 largest of the day, `(none)` or `(other)`.
+- **Labels**: `dimension` is overall, agent or model, for requests, errors and ended requests also tool; `value` is one of the
+  50 largest of the day, `(none)` or `(other)`.
+- **Alert rules** for Prometheus and routes for Alertmanager, from the same catalogue as Metamon's own: `metamon rules render`.
 - Beside these, the usual `process_…` metrics of the server's own process.
 
 | name | type | labels | meaning | requirement |

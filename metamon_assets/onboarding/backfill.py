@@ -15,13 +15,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from metamon_assets.days import midnight
 from metamon_assets.errors import MetamonError
-from metamon_assets.reports.words import duration
+from metamon_assets.reports.rejected import QUERY, rejected, sentence
 from metamon_assets.traces.available import available_days
 from metamon_assets.traces.configured import ConfiguredSource, open_sources
 from metamon_assets.traces.ingest import IngestError, ingest_days
 from metamon_assets.traces.sources.base import Kind, SourceError, TellsHoldings, Window
 from metamon_assets.warehouse import connect, server
+from metamon_assets.words import duration
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -76,6 +78,10 @@ class Progress:
         left = sum(weight for day, weight in self.weights.items() if day not in finished)
         return left * sum(step.seconds for step in measured) / work if work else None
 
+    def about(self, seconds: float) -> str:
+        """A time left for people; from the first step alone, which waits for imports and may be of one day, it is rather too long."""
+        return f"{'at most ' if len(self.done) == 1 else ''}{duration(seconds)}"
+
     @property
     def days_done(self) -> int:
         return len({day for step in self.done for day in step.days})
@@ -94,7 +100,7 @@ class Progress:
         newest, oldest = last.days[-1], last.days[0]
         span = f"{newest}" if newest == oldest else f"{newest} back to {oldest}"
         left, total = self.seconds_left(), len(self.weights)
-        rest = f"; {duration(left)} left" if left and self.days_done < total else ""
+        rest = f"; {self.about(left)} left" if left and self.days_done < total else ""
         found = "failed" if last.failed else f"{last.traces:,} traces"
         return f"{span}: {found} ({self.days_done} of {total} days{rest})"
 
@@ -169,6 +175,7 @@ def _run(connection: Connection, settings: Settings, first: date, say: Say, show
         left = f" {len(days)} older days were not tried." if days else ""
         raise BackfillError(f"{len(failed)} part(s) failed.{left} Run this again, and it goes on with them:\n" + "\n".join(failed))
     show(connection)
+    _tell_rejected(connection, first, say)
     return _traces(connection, first, today)
 
 
@@ -229,8 +236,14 @@ def _announce(step: Sequence[date], progress: Progress) -> None:
     """On a terminal, what goes on now; elsewhere lines about what is done are enough."""
     if sys.stderr.isatty():
         left = progress.seconds_left()
-        rest = f", {duration(left)} left" if left else ""
+        rest = f", {progress.about(left)} left" if left else ""
         print(f"\r{ERASE}Reading {step[-1]}{rest} …\r", end="", file=sys.stderr, flush=True)
+
+
+def _tell_rejected(connection: Connection, first: date, say: Say) -> None:
+    """What did not come in: a source is not connected well while some of its rows are missing unseen."""
+    if told := sentence(rejected(connection, midnight(first))):
+        say(f'{told} See them: metamon sql "{QUERY}"')
 
 
 def _traces(connection: Connection, first: date, last: date) -> int:

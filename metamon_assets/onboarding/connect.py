@@ -7,7 +7,7 @@ Here belongs the course of it for each kind of source: check, sample, guess, ask
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import JsonValue, ValidationError
 
 from metamon_assets.config import ConfigError, FilesSource, LangSmithSource, OtlpSource, Settings, read_configuration
+from metamon_assets.errors import closest
 from metamon_assets.onboarding import configuration_file
 from metamon_assets.onboarding.configuration_file import NewSource
-from metamon_assets.onboarding.dialogue import AnswerError, Dialogue
+from metamon_assets.onboarding.dialogue import Answer, AnswerError, Dialogue
 from metamon_assets.onboarding.guess import Guess, guess_identity, printable
-from metamon_assets.onboarding.guess_columns import FileGuess, guess_columns
+from metamon_assets.onboarding.guess_columns import FileGuess, columns_of, guess_columns
 from metamon_assets.onboarding.langsmith import (
     SHOWN_PROJECTS,
     ConnectError,
@@ -31,6 +32,7 @@ from metamon_assets.onboarding.langsmith import (
     key_variable,
     minutes_to_read,
 )
+from metamon_assets.onboarding.preview import read_through
 from metamon_assets.onboarding.sampling import sample_files, sample_spans
 from metamon_assets.traces.sources.base import Holding, Kind
 from metamon_assets.traces.sources.langsmith_rows import DEFAULT_MAP
@@ -42,7 +44,8 @@ DAYS = 14  # read at first unless somebody says otherwise: what LangSmith keeps 
 _NONE = frozenset({"none", "no", "-", "0"})
 _EDIT = re.compile(r"\s*([a-z_]+)\s*=\s*(.*?)\s*")
 _MAPPABLE = frozenset(DEFAULT_MAP) | {"tool_name"}
-_WORDS = {"convention": "by convention", "likely": "guessed", "possible": "not used", "none": ""}
+_OTHERS_SHOWN = 20
+_WORDS = {"convention": "by convention", "said": "as you said", "likely": "guessed", "possible": "not used", "none": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ def refuse_sample_world(settings: Settings) -> None:
         )
 
 
-def read_edits(texts: Sequence[str], columns: frozenset[str] | None = None) -> dict[str, str | None]:
+def read_edits(texts: Sequence[str]) -> dict[str, str | None]:
     """``tenant_id=metadata.customer`` as column and place; ``none`` for nowhere. Raises AnswerError."""
     edits: dict[str, str | None] = {}
     for text in texts:
@@ -85,10 +88,17 @@ def read_edits(texts: Sequence[str], columns: frozenset[str] | None = None) -> d
         if not match:
             raise AnswerError(f"{printable(text)} is not understood: write column=place, such as tenant_id=metadata.customer.")
         column, place = match.groups()
-        if columns is not None and column not in columns:
-            raise AnswerError(f"{column} is no column that can be mapped; these are: {', '.join(sorted(columns))}.")
         edits[column] = None if place.lower() in _NONE or not place else place
     return edits
+
+
+def refuse_others(edits: Iterable[str], columns: frozenset[str]) -> None:
+    """Raises AnswerError for edits of other columns than these."""
+    for column in edits:
+        if column not in columns:
+            near = closest(column, columns)
+            hint = f"did you mean {near}?" if near else f"these are: {', '.join(sorted(columns))}."
+            raise AnswerError(f"{column} is no column that can be mapped; {hint}")
 
 
 # LangSmith -------------------------------------------------------------------------------------------------
@@ -97,8 +107,7 @@ def read_edits(texts: Sequence[str], columns: frozenset[str] | None = None) -> d
 def connect_langsmith(settings: Settings, options: Options, dialogue: Dialogue) -> Connected:
     """A LangSmith project, or several, into metamon.yaml."""
     refuse_sample_world(settings)
-    if unknown := sorted(options.edits.keys() - _MAPPABLE):
-        raise ConnectError(f"--map: {', '.join(unknown)} cannot be mapped; these can: {', '.join(sorted(_MAPPABLE))}.")
+    refuse_others(options.edits, _MAPPABLE)
     variable = key_variable(options.key)
     langsmith = LangSmith(variable, options.endpoint, options.workspace_id)
     dialogue.say(f"LangSmith at {printable(langsmith.address, 200)}, with the key in {variable}")
@@ -108,7 +117,7 @@ def connect_langsmith(settings: Settings, options: Options, dialogue: Dialogue) 
     samples = {project: langsmith.sample(project) for project in chosen}
     for project, sample in samples.items():
         _show_sample(project, sample, dialogue)
-    edits = dict(options.edits) or _confirm_guesses(dialogue, _MAPPABLE, "tenant_id=metadata.customer")
+    edits = dict(options.edits) or _confirm_guesses(dialogue, _checked(_MAPPABLE), "tenant_id=metadata.customer")
     first = _first_day(langsmith, samples, settings, options, dialogue)
     sources = [_langsmith_source(project, sample, variable, options, edits) for project, sample in samples.items()]
     _write(settings, LangSmithSource, sources, None if first is None else first, dialogue)
@@ -236,7 +245,7 @@ def connect_otlp(settings: Settings, path: Path, options: Options, dialogue: Dia
     dialogue.say(f"{path}: {len(sample.spans)} spans sampled, of {', '.join(map(printable, sample.services[:3])) or 'no named service'}")
     for line in guess_lines(guesses):
         dialogue.say(f"  {line}")
-    edits = dict(options.edits) or _confirm_guesses(dialogue, None, "tenant_id=app.customer")
+    edits = dict(options.edits) or _confirm_guesses(dialogue, dict, "tenant_id=app.customer")
     keys: dict[str, JsonValue] = {"type": "otlp", "project": project, "path": str(path.absolute())}
     if found := _map_of(guesses, edits):
         keys["map"] = found
@@ -257,25 +266,24 @@ def connect_files(settings: Settings, path: Path, options: Options, dialogue: Di
     refuse_sample_world(settings)
     project = options.projects[0] if options.projects else _project_of(path)
     sample = sample_files(path)
-    edits = dict(options.edits)
 
-    def guessed() -> FileGuess:
+    def guessed(edits: Mapping[str, str | None]) -> FileGuess:
         return guess_columns(sample.rows, project=project, delimiter=sample.delimiter, zone=options.zone, edits=edits)
 
-    guess = guessed()
+    guess = guessed(options.edits)
     dialogue.say(f"{path}: {len(sample.files)} file{'s' * (len(sample.files) > 1)}, {len(sample.rows)} rows sampled")
     _show_columns(guess, dialogue)
-    if not edits:
-        edits = _confirm_guesses(dialogue, None, "latency_seconds=took_ms")
-        if edits:
-            guess = guessed()
+    if not options.edits:
+        corrected = _confirm_guesses(dialogue, lambda edits: guessed(edits) if edits else None, "latency_seconds=took_ms")
+        if corrected is not None:
+            guess = corrected
             _show_columns(guess, dialogue)
     if guess.mapping is not None and not guess.usable:
-        names = ", ".join(printable(name) for name in sample.rows[0])
-        only = "Its columns are" if len(sample.rows[0]) > 1 else "No delimiter was recognised, and it has one column only"
+        names = columns_of(sample.rows)
+        only = "Its columns are" if len(names) > 1 else "No delimiter was recognised, and it has one column only"
         raise ConnectError(
             f"{path}: no column tells when a run started, without which it belongs to no day. Say which does, with"
-            f" --map start_time=COLUMN. {only}: {names}."
+            f" --map start_time=COLUMN. {only}: {', '.join(map(printable, names))}."
         )
     keys: dict[str, JsonValue] = {"type": "files", "project": project, "path": str(path.absolute())}
     if guess.mapping is not None:
@@ -290,9 +298,12 @@ def _show_columns(guess: FileGuess, dialogue: Dialogue) -> None:
     if "latency_seconds" in guess.missing:
         dialogue.say("  No column tells how long a run took. If one does: --map latency_seconds=COLUMN.")
     if "status" in guess.missing:
-        dialogue.say("  No column tells whether a run failed, so each counts as a success. If one does: --map status=COLUMN.")
+        dialogue.say("  No column tells whether a run failed, so nothing is known of failures. If one does: --map status=COLUMN.")
     for remark in guess.remarks:
         dialogue.say(f"  {remark}")
+    if guess.others:
+        more = f" and {len(guess.others) - _OTHERS_SHOWN} more" if len(guess.others) > _OTHERS_SHOWN else ""
+        dialogue.say(f"  Kept in metadata: {', '.join(map(printable, guess.others[:_OTHERS_SHOWN]))}{more}")
 
 
 def _connect_held(
@@ -324,6 +335,7 @@ def _start_of_files(answer: str, first: date, last: date) -> date | None:
 def _days_held(settings: Settings, kind: type[FilesSource | OtlpSource], source: NewSource, dialogue: Dialogue) -> tuple[date, date]:
     """The first and the last day of the files, and what of them can be read. Raises ConnectError when nothing can."""
     opened = _opened(settings, _part(kind, source))
+    preview = read_through(opened)
     holdings: list[Holding] = list(opened.holdings())
     if not holdings:
         reason = next((f": {reject.detail} ({reject.location})" for batch in _batches(opened) for reject in batch.rejects), "")
@@ -331,9 +343,11 @@ def _days_held(settings: Settings, kind: type[FilesSource | OtlpSource], source:
     first, last = min(held.first for held in holdings), max(held.last for held in holdings)
     if last < date(2000, 1, 1) or first > datetime.now(UTC).date() + timedelta(days=1):
         raise ConnectError(f"{source.keys['path']}: the times lie between {first} and {last}; check which column is the time (--map).")
-    rows = sum(entry.rows for entry in opened.catalogue_entries())
+    rows = preview.rows if preview else sum(entry.rows for entry in opened.catalogue_entries())
     span = f"{first}" if first == last else f"{first} to {last}"
     dialogue.say(f"  {rows:,} rows, {span} (UTC days)" if rows else f"  {span} (UTC days)")
+    for line in preview.lines() if preview else ():
+        dialogue.say(f"  {line}")
     return first, last
 
 
@@ -389,13 +403,24 @@ def _comment_lines(guesses: Sequence[Guess], edits: Mapping[str, str | None]) ->
     return lines
 
 
-def _confirm_guesses(dialogue: Dialogue, columns: frozenset[str] | None, example: str) -> dict[str, str | None]:
-    def read(answer: str) -> dict[str, str | None]:
-        if answer.lower() in ("", "y", "yes"):
-            return {}
-        return read_edits([part for part in answer.split(",") if part.strip()], columns)
+def _confirm_guesses(dialogue: Dialogue, read: Callable[[dict[str, str | None]], Answer], example: str) -> Answer:
+    """What ``read`` makes of the corrections that somebody gives, which may be none. It raises AnswerError for impossible ones."""
 
-    return dialogue.ask(f"Is that right? (yes, or what is not: {example}, user_id=none)", "yes", read)
+    def corrections(answer: str) -> Answer:
+        agreed = answer.lower() in ("", "y", "yes")
+        return read({} if agreed else read_edits([part for part in answer.split(",") if part.strip()]))
+
+    return dialogue.ask(f"Is that right? (yes, or what is not: {example}, user_id=none)", "yes", corrections)
+
+
+def _checked(columns: frozenset[str]) -> Callable[[dict[str, str | None]], dict[str, str | None]]:
+    """Passes on edits of these columns."""
+
+    def check(edits: dict[str, str | None]) -> dict[str, str | None]:
+        refuse_others(edits, columns)
+        return edits
+
+    return check
 
 
 def _wants_backfill(options: Options, by_answer: bool) -> bool:
@@ -422,7 +447,10 @@ def _write(settings: Settings, kind: Any, sources: Sequence[NewSource], first: d
         part = _part(kind, source)
         place = getattr(part, "path", None)
         if (part.type, part.project, place and settings.path_of(place)) in known:
-            dialogue.say(f"{settings.config_path} has {part.type} {printable(part.project)} already; it stays as it is.")
+            dialogue.say(
+                f"{settings.config_path} has {part.type} {printable(part.project)} already; it stays as it is."
+                " To have it written anew, remove it there first."
+            )
         else:
             new.append(source)
     if first is not None and first < settings.start_day and _says_start_day(settings):

@@ -22,7 +22,7 @@ from pydantic import JsonValue
 
 from metamon_assets.traces.redaction import Redactor
 
-Confidence = Literal["convention", "likely", "possible", "none"]
+Confidence = Literal["convention", "said", "likely", "possible", "none"]
 Sample = Sequence[Mapping[str, Any]]
 
 IDENTITY = ("agent_name", "agent_version", "tenant_id", "conversation_id", "user_id")
@@ -64,7 +64,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
         ),
         "user_id": (
             "user_id user user_uuid uid user_name username end_user_id end_user enduser_id enduser member_id person_id visitor_id"
-            " caller_id user_email email employee_id profile_id"
+            " caller_id user_email email employee_id profile_id who"
         ),
     }.items()
 }
@@ -88,6 +88,14 @@ _OTHERWISE: Mapping[str, frozenset[str]] = {
 }
 
 
+# Keys of nested objects that mean something only together with the object's name, and names of objects that mean nothing.
+_SAYS_LITTLE = word_set("id name type version code message input output total prompt completion uuid key value")
+_SAYS_NOTHING = word_set(
+    "metadata meta data attributes attrs context ctx info properties props extra extras fields payload log record body headers labels tags"
+    " params details"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Guess:
     """Where a unified column seems to be found. ``share`` is that of the sampled runs which have a value there, 0 to 1."""
@@ -104,7 +112,7 @@ class Guess:
     @property
     def used(self) -> bool:
         """Whether it counts unless somebody says otherwise."""
-        return self.confidence in ("convention", "likely")
+        return self.confidence in ("convention", "said", "likely")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +137,11 @@ class Place:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The words of the last part of the name: customerId and customer-id are both (customer, id)."""
-        return words_of(self.name.rsplit(".", 1)[-1])
+        """The words of the last part of the name: customerId and customer-id are both (customer, id), as is customer.id."""
+        *above, last = self.name.split(".")
+        words = words_of(last)
+        outer = words_of(above[-1]) if above else ()
+        return outer + words if words and set(words) <= _SAYS_LITTLE and not set(outer) & _SAYS_NOTHING else words
 
 
 def guess_identity(sample: Sample, conventions: Mapping[str, Sequence[str]]) -> list[Guess]:

@@ -200,7 +200,6 @@ def minutes_to_read(traces: int, sample: RunSample, page: int) -> float:
     return traces * sample.runs_per_trace / page / RUN_QUERIES_PER_SECOND / 60
 
 
-
 def _unknown(name: str, names: Sequence[str]) -> str:
     folded = {known.casefold(): known for known in names}
     near = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]

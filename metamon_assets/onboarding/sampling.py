@@ -23,6 +23,8 @@ from metamon_assets.traces.sources.reading import SourceFile
 DELIMITERS = ",;\t|~^"
 _HEAD_BYTES = 256 * 1024
 _FILES_SAMPLED = 10
+_ALIKE = 0.5  # of the columns of the file with fewer
+_SHOWN = 6  # files or columns of each kind
 # What people have that is no source, and what to do with it.
 _ELSEWISE = {
     ".json": "one JSON document: write one object per line and name it .jsonl, for example with `jq -c '.[]' {0} > calls.jsonl`",
@@ -63,9 +65,14 @@ def sample_files(path: Path, runs: int = SAMPLE_RUNS) -> FileSample:
         raise SampleError(f"{path}: is empty. Connect it again once something has been written.")
     delimiter = _delimiter_of_all(newest)
     rows: list[Mapping[str, Any]] = []
+    shapes: dict[SourceFile, frozenset[str]] = {}
     for file in newest:
         wanted = max(1, (runs - len(rows)) if file is newest[-1] else runs // len(newest))
-        rows += _rows(file, wanted, delimiter)
+        found = _rows(file, wanted, delimiter)
+        rows += found
+        if found:
+            shapes[file] = frozenset(name for row in found for name in row)
+    _refuse_mixture(path, shapes)
     if not rows:
         raise SampleError(f"{newest[0].path}: has a header or blank lines and no rows. Connect it again once something has been written.")
     return FileSample(tuple(files), tuple(rows[:runs]), delimiter if delimiter != "," else None)
@@ -77,6 +84,24 @@ def _refuse_other_kinds(path: Path) -> None:
         what = _ELSEWISE.get(path.suffix.lower())
         if what:
             raise SampleError(f"{path}: is {what.format(path.name)}.")
+
+
+def _refuse_mixture(path: Path, shapes: Mapping[SourceFile, frozenset[str]]) -> None:
+    """Raises SampleError for files that have less than half of their columns in common: one mapping cannot read them all."""
+    groups: dict[frozenset[str], list[str]] = {}
+    for file, columns in shapes.items():
+        alike = next((known for known in groups if len(known & columns) >= _ALIKE * min(len(known), len(columns))), columns)
+        groups.setdefault(alike, []).append(file.relative)
+    if len(groups) > 1:
+        listed = "\n".join(
+            f"  {', '.join(map(printable, sorted(names)[:_SHOWN]))}{' and more' * (len(names) > _SHOWN)}:"
+            f" {', '.join(map(printable, sorted(columns)[:_SHOWN]))}{', …' * (len(columns) > _SHOWN)}"
+            for columns, names in groups.items()
+        )
+        raise SampleError(
+            f"{path}: holds files with different columns, which one mapping cannot read:\n{listed}\n"
+            "Connect each kind by itself, by its name or a pattern such as 'logs/calls-*.csv'."
+        )
 
 
 def _delimiter_of_all(files: Sequence[SourceFile]) -> str | None:

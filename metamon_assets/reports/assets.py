@@ -6,8 +6,8 @@ from typing import Any
 
 import dagster as dg
 
-from metamon_assets import partitions
-from metamon_assets.reports import charts, report, rows
+from metamon_assets import charts, partitions
+from metamon_assets.reports import report, rows
 from metamon_assets.warehouse.assets import markdown_table, report_days, results, table_spec
 from metamon_assets.warehouse.resources import Warehouse
 

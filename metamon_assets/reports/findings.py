@@ -14,7 +14,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
-from metamon_assets.reports import words
+from metamon_assets import words
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from metamon_assets.config import Settings
 
 DAYS_A_MONTH = 30
+MATERIAL = Decimal(1)  # US dollars in 30 days from which on money is worth acting on
 Unit = Literal["share", "seconds", "dollars", "ratio", "count"]
 Severity = Literal["info", "notice", "serious"]  # worth knowing, worth acting on, hurting now
 

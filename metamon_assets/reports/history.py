@@ -14,9 +14,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from metamon_assets.reports import words
+from metamon_assets import words
+from metamon_assets.reports.feeds import Feed, feeds_of
 from metamon_assets.reports.findings import Context
-from metamon_assets.reports.runs import MODEL, parameters, rows, traces_where
+from metamon_assets.reports.runs import MODEL, parameters, rows, told, traces_where
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,12 +38,12 @@ COLUMNS = {
     "environment": "environment",
 }
 _MEASURES = """
-    CASE WHEN status IN ('success', 'error') THEN (status = 'error')::int END AS failed,
+    CASE WHEN status IN ('success', 'error') AND {told} THEN (status = 'error')::int END AS failed,
     CASE WHEN status = 'abandoned' OR (status = 'pending' AND start_time < %(now)s - %(pending_after)s) THEN 1
-         WHEN status IN ('success', 'error') THEN 0 END AS unfinished,
+         WHEN status IN ('success', 'error') AND {told} THEN 0 END AS unfinished,
     degraded::int AS degraded, task_completed::int AS completed, cache_hit::int AS cached, quality_score::real AS quality,
     latency_seconds::real AS latency, time_to_first_token_seconds::real AS first_token, total_cost::real AS cost, error_type,
-    hashtext(COALESCE(conversation_id, user_id)) AS unit"""
+    hashtext(COALESCE(conversation_id, user_id)) AS unit, source || E'\\x1f' || project AS feed"""
 _DAYS = "SELECT day, count(*) FROM metamon.traces WHERE {where} GROUP BY day ORDER BY day DESC"
 # Keys of the metadata with a few short values each, on nearly all of some traces.
 _KEYS = """
@@ -69,6 +70,7 @@ class History:
 
     ``extra``: those of them that are keys of the metadata. ``left_out``: traces of earlier days that did not fit. ``timezone``: of the
     report, by which hours and weekdays are told. ``reference``: the first so many hours lie before the report, for comparison only.
+    ``feeds``: where the runs came from, each with the column ``feed``.
     """
 
     runs: pd.DataFrame
@@ -79,6 +81,7 @@ class History:
     left_out: int = 0
     timezone: str = "UTC"
     reference: int = 0
+    feeds: tuple[Feed, ...] = ()
 
     @property
     def hours(self) -> int:
@@ -122,7 +125,7 @@ def _load(context: Context, most: int) -> History:
     selected += [f"metadata ->> %(key_{number})s AS extra_{number}" for number in range(len(keys))]
     values = {f"key_{number}": key for number, key in enumerate(keys)}
     query = (
-        f"SELECT extract(epoch FROM start_time - %(from)s) / 3600 AS hour, {', '.join(selected)}, {_MEASURES}"
+        f"SELECT extract(epoch FROM start_time - %(from)s) / 3600 AS hour, {', '.join(selected)}, {_MEASURES.format(told=told(context))}"
         f" FROM metamon.traces WHERE {where} AND day >= %(from_day)s AND start_time < %(end_of_data)s"
     )
     more = {"from": first, "from_day": first.date(), "end_of_data": end, "pending_after": PENDING_AFTER} | values
@@ -130,7 +133,8 @@ def _load(context: Context, most: int) -> History:
     start = first if frame.empty else first + timedelta(hours=int(frame["hour"].min()))
     frame["hour"] -= (start - first).total_seconds() / 3600
     used = tuple(name for name in (*COLUMNS, *names) if frame[name].nunique(dropna=False) > 1)
-    return History(frame, start, max(end, start), used, frozenset(names), left_out, context.timezone)
+    history = History(frame, start, max(end, start), used, frozenset(names), left_out, context.timezone)
+    return replace(history, feeds=feeds_of(context))
 
 
 def tool_calls(context: Context, history: History) -> pd.DataFrame:
@@ -198,7 +202,7 @@ def _copied(context: Context, query: str, more: dict[str, object]) -> pd.DataFra
         statement = cursor.mogrify(query, parameters(context) | more).decode()
         cursor.copy_expert(f"COPY ({statement}) TO STDOUT (FORMAT csv, HEADER, ENCODING 'UTF8')", buffer)
     buffer.seek(0)
-    texts = {*COLUMNS, "tool", "error_type", *(f"extra_{number}" for number in range(EXTRA_ATTRIBUTES))}
+    texts = {*COLUMNS, "tool", "error_type", "feed", *(f"extra_{number}" for number in range(EXTRA_ATTRIBUTES))}
     header = buffer.getvalue().split(b"\n", 1)[0].decode().split(",")
     types = {name: pa.dictionary(pa.int32(), pa.string()) if name in texts else pa.float64() for name in header}
     table = csv.read_csv(

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metamon_assets.reports import charts, words
+from metamon_assets import charts, words
 from metamon_assets.reports.terminal import facts, next_steps, period, words_in
 
 if TYPE_CHECKING:
@@ -75,10 +75,14 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
     ended = found.succeeded + found.failed
     return [
         ("Traces", f"{found.traces:,}", words.many(found.days, "day")),
-        ("Failed", words.percent(found.failed / ended) if ended else "unknown", f"{found.failed:,} of {ended:,} that ended"),
+        ("Failed", words.percent(found.failed / ended) if ended else "unknown", _of_ended(found.failed, ended, found.untold)),
         ("Cost", words.dollars(found.cost), _in_a_month(report)),
         ("Priced", words.percent(found.priced / found.traces), f"{found.traces - found.priced:,} unpriced"),
     ]
+
+
+def _of_ended(failed: int, ended: int, untold: int) -> str:
+    return f"{failed:,} of {ended:,} that ended" if ended or not untold else "the traces do not tell"
 
 
 def _in_a_month(report: Report) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from metamon_assets.reports import words
+from metamon_assets import words
 from metamon_assets.reports.findings import Estimate, Unit
 from metamon_assets.statistics.scan import Kind, normal_scores
 from metamon_assets.statistics.significance import Comparison, SampleProportion, SampleRatio, compare, compare_heavy_tailed

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +47,7 @@ REFERENCE_HOURS = 14 * 24  # before a window that its slice is compared with
 FAR_OUT = 1.0  # a normal score beyond which a latency or cost counts as high (a sixth of all), and a quality as low
 PASSING = ("version", "prompt")  # attributes whose values live for some days
 CHOSEN = (*PASSING, "model")  # what an agent's owner chooses: how many runs go where is told under changes, not here
+UNREAD = 0.2  # of a series' runs: where feeds with so many have not begun, or have ended, its numbers are not compared
 AWAY_HOURS, AWAY_PART = 72, 1 / 4  # a value without runs for so long (longer than a weekend), or for such a part of the time, is away
 HANDED_OVER = 0.5  # of a value's runs that others have while it is away, from which on they have taken over
 ONE_TO_ONE = 0.98  # of the runs: from which on a key of the metadata is another name of what is chosen
@@ -111,6 +113,8 @@ class Search:
     tools_alive: Mask = field(init=False)
     together: Floats = field(init=False)  # by run: how many runs its conversation has on the day
     alike: dict[str, float] = field(init=False)  # by measure: how many runs of a conversation count as one
+    feed: NDArray[np.int64] = field(init=False)  # by run: the number of its feed
+    unread: Mask = field(init=False)  # by feed and hour: before the feed's first run, or after what is known of it
     volumes_told: list[Incident] = field(default_factory=list)
     chosen: frozenset[str] = field(init=False)  # attributes of which numbers of runs are no incident
     handed_over: dict[tuple[str, bytes], bool] = field(default_factory=dict)
@@ -124,6 +128,7 @@ class Search:
         self.alike = {key: _alike(group, x) for key, x in self.values.items()}
         self.alive = {key: np.ones(len(runs), dtype=bool) for key in (*self.values, VOLUME.key)}
         self.tools_alive = np.ones(len(self.tools), dtype=bool)
+        self.feed, self.unread = _unread(self.history)
         self.chosen = frozenset(CHOSEN)
         released = [name for name in self.history.attributes if name in self.history.extra and self._released(name)]
         self.chosen = frozenset((*CHOSEN, *released))
@@ -187,8 +192,10 @@ class Search:
             member = codes >= 0
             every, _ = _sums(codes[member] * hours + self.hour[member], None, len(values), hours)
             for row, value in enumerate(values):
-                if not attribute or not self._taken_over(attribute, codes == row):
-                    yield VOLUME, attribute, value, self._volume(every[row], codes == row)
+                if attribute and self._taken_over(attribute, codes == row):
+                    continue
+                if (course := self._volume(every[row], codes == row)) is not None:
+                    yield VOLUME, attribute, value, course
         yield from self._tool_series()
 
     def _groups(self) -> Iterator[tuple[str, Sequence[Hashable], NDArray[np.int64]]]:
@@ -229,9 +236,19 @@ class Search:
             self.handed_over[key] = _handed_over(every, total, expected_volume(total, self.history))
         return self.handed_over[key]
 
-    def _volume(self, every: Floats, member: Mask) -> Series:
-        """Runs against what the rhythm of day and week leads one to expect; hours of an incident that they had part in are left out."""
-        told = np.zeros(len(every), dtype=bool)
+    def not_known(self, member: Mask) -> Mask:
+        """The hours in which it is not known how many runs some feeds had that give a good part of these runs."""
+        share = np.bincount(self.feed[member], minlength=len(self.unread)) / max(member.sum(), 1)
+        return np.asarray(share @ self.unread >= UNREAD)
+
+    def _volume(self, every: Floats, member: Mask) -> Series | None:
+        """Runs against what the rhythm of day and week leads one to expect; hours of an incident that they had part in are left out.
+
+        None where it is never known how many there were.
+        """
+        told = self.not_known(member)
+        if told.all():
+            return None
         for window in self.volumes_told:
             within = member & (self.hour >= window.start) & (self.hour < window.end)
             told[window.start : window.end] |= (within & ~self.alive[VOLUME.key]).sum() >= 0.05 * within.sum()
@@ -382,7 +399,7 @@ class Search:
             return None
         if measure.kind == "volume":
             every = np.bincount(self.hour[own], minlength=hours).astype(np.float64)
-            return volume_series(every, self.history, np.zeros(hours, dtype=bool), float(self.together[own].mean()))
+            return volume_series(every, self.history, self.not_known(own), float(self.together[own].mean()))
         x = self.values[measure.key]
         own &= np.isfinite(x)
         n, total = _sums(self.hour[own], x[own], 1, hours)
@@ -413,6 +430,21 @@ class Search:
             self.alive[measure.key] &= ~(self._inside(found.attributes, measure) & within)
             if measure == VOLUME:
                 self.volumes_told.append(found)
+
+
+def _unread(history: History) -> tuple[NDArray[np.int64], Mask]:
+    """The number of each run's feed, and by feed the hours in which nothing is known of its runs, shape (feeds, hours)."""
+    hours = np.arange(history.hours)
+    unread = np.zeros((max(len(history.feeds), 1), history.hours), dtype=bool)
+    for row, feed in enumerate(history.feeds):
+        first = math.floor((feed.first - history.start) / timedelta(hours=1))
+        unread[row] = hours < first
+        if feed.known_until is not None and feed.ends_before(history.end):
+            unread[row] |= hours >= math.floor((feed.known_until - history.start) / timedelta(hours=1))
+    if not history.feeds:
+        return np.zeros(len(history.runs), dtype=np.int64), unread
+    codes = history.runs["feed"].cat.set_categories([feed.key for feed in history.feeds]).cat.codes
+    return codes.to_numpy().astype(np.int64).clip(0), unread
 
 
 def _handed_over(every: Floats, total: Floats, expected: Floats) -> bool:

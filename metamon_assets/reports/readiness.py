@@ -8,7 +8,7 @@ uses. With next to nothing to go by, the answer is "not yet" and how much is mis
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from statistics import NormalDist
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from metamon_assets import words
 from metamon_assets.reports import history as histories
-from metamon_assets.reports import measures, words
+from metamon_assets.reports import measures
 from metamon_assets.reports.findings import Context
 from metamon_assets.statistics.power import solve, solve_proportion
 
@@ -144,6 +145,7 @@ def judged(traffic: Traffic) -> Iterator[Readiness]:
 
 
 _Answer = tuple[State, str, str, float | None]
+_Judge = Callable[[Traffic], _Answer]
 
 
 def _too_few(traffic: Traffic) -> _Answer | None:
@@ -220,13 +222,13 @@ def _detection(traffic: Traffic, minutes: int) -> _Answer:
 
 
 def _weekly(traffic: Traffic) -> _Answer:
-    effect = _fall_between(traffic, WEEK * traffic.per_day)
+    effect = _fall_between(traffic, WEEK * traffic.per_day) if traffic.known else None
     latency = _ratio_between(traffic.log_latency[0], WEEK * traffic.log_latency[1] / max(traffic.days, 1.0))
     shown = " and ".join(part for part in (effect and f"{effect} points of {traffic.outcome}", latency and f"{latency} of latency") if part)
     missing = 2 * WEEK - traffic.days
     if missing > 0.5:
         return "not yet", f"{traffic.days:.0f} of {2 * WEEK} days are here", shown, _days(missing)
-    if effect is None or float(effect) > USABLE:
+    if (effect is None or float(effect) > USABLE) and (traffic.known or not latency):
         return (
             "wider window",
             f"{words.many(WEEK * traffic.per_day, 'run')} a week show only very large differences: compare months",
@@ -293,16 +295,27 @@ def _golden(traffic: Traffic) -> _Answer:
     )
 
 
-_FEATURES = {
+def _from_failures(judge: _Judge) -> _Judge:
+    """A feature that has nothing to go by where no run is known to have failed or not."""
+    return lambda traffic: judge(traffic) if traffic.ended else _NOT_TOLD
+
+
+def _from_outcomes(judge: _Judge) -> _Judge:
+    """The same where it is not known either whether runs did what they were for."""
+    return lambda traffic: judge(traffic) if traffic.known else _NOT_TOLD
+
+
+_NOT_TOLD: _Answer = ("not yet", "not in these traces: whether runs failed", "", None)
+_FEATURES: dict[str, _Judge] = {
     "cost": _cost,
-    "error patterns": _patterns,
-    "outages": _outages,
-    "hourly detection": lambda traffic: _detection(traffic, 60),
-    "five-minute detection": lambda traffic: _detection(traffic, 5),
+    "error patterns": _from_failures(_patterns),
+    "outages": _from_failures(_outages),
+    "hourly detection": _from_failures(lambda traffic: _detection(traffic, 60)),
+    "five-minute detection": _from_failures(lambda traffic: _detection(traffic, 5)),
     "weekly comparison": _weekly,
-    "change detection": _changes,
-    "canary at 10 %": lambda traffic: _canary(traffic, 0.1),
-    "A/B test at 50/50": lambda traffic: _canary(traffic, 0.5),
+    "change detection": _from_outcomes(_changes),
+    "canary at 10 %": _from_outcomes(lambda traffic: _canary(traffic, 0.1)),
+    "A/B test at 50/50": _from_outcomes(lambda traffic: _canary(traffic, 0.5)),
     "golden cases": _golden,
 }
 FEATURES: Sequence[str] = tuple(_FEATURES)

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from psycopg2 import sql
 
+from metamon_assets import words
 from metamon_assets.days import midnight
 from metamon_assets.errors import MetamonError
-from metamon_assets.reports import runs, words
-from metamon_assets.reports.findings import Content, Context, Finding, Registry, Section
+from metamon_assets.reports import runs
+from metamon_assets.reports.findings import MATERIAL, Content, Context, Finding, Registry, Section
+from metamon_assets.reports.rejected import Rejected, rejected
 from metamon_assets.reports.sections import default_registry
 
 if TYPE_CHECKING:
@@ -29,13 +31,15 @@ DAYS = 14  # that a report looks back
 HIGHLIGHTS, LEAST_HIGHLIGHTS = 5, 3
 TRIFLE = Decimal("0.02")  # of what everything costs
 TOTALS = ("cost.total", "errors.total")
+TOLD_AT_THE_TOP = (*TOTALS, "cost.unpriced")  # unless it is worth acting on
 _RANK = {"serious": 0, "notice": 1, "info": 2}
 _LOG = logging.getLogger(__name__)
 
 _FACTS = f"""
     SELECT count(*), count(DISTINCT day), min(start_time), max(start_time), min(day), count(DISTINCT project), count(DISTINCT agent_name),
-        count(*) FILTER (WHERE status = 'success'), count(*) FILTER (WHERE status = 'error'),
+        count(*) FILTER (WHERE status = 'success' AND {{told}}), count(*) FILTER (WHERE status = 'error' AND {{told}}),
         count(*) FILTER (WHERE status IN ('pending', 'abandoned')), count(total_cost), sum(total_cost), count(latency_seconds),
+        count(*) FILTER (WHERE {{told}}),
         count(agent_name), count({runs.MODEL}), count(total_tokens), count(user_id), count(conversation_id), count(agent_version)
     FROM metamon.traces WHERE {{where}}"""
 _BESIDE = """
@@ -60,8 +64,10 @@ class Facts:
     succeeded: int = 0
     failed: int = 0
     unended: int = 0  # pending, or given up as abandoned
+    untold: int = 0  # do not tell whether they failed
     priced: int = 0
     cost: Decimal | None = None
+    rejected: Rejected = field(default_factory=Rejected)  # rows that are in quarantine
     missing: tuple[tuple[str, str], ...] = ()  # what the traces do not tell, and what cannot be said therefore
 
 
@@ -97,23 +103,31 @@ class Report:
     def highlights(self) -> list[tuple[Section, Finding]]:
         """What matters most: by severity, then money worth mentioning, then as they are read; two of a section at most.
 
-        What is merely worth knowing fills up to three, if it has a figure. Totals are not among them: they stand at the top anyway.
+        What is merely worth knowing fills up to three, if it has a figure, and more money to it than ``MATERIAL`` where it has money.
+        Totals are not among them: they stand at the top anyway.
         """
         chosen: list[tuple[Section, Finding]] = []
         for section, finding in sorted(self.findings, key=lambda found: self._weight(found[1])):
             others = sum(section.key == other.key for other, _ in chosen)
             room = HIGHLIGHTS if finding.severity != "info" else LEAST_HIGHLIGHTS
-            told = finding.key in TOTALS or (finding.severity == "info" and finding.estimate is None)
-            if not told and others < 2 and len(chosen) < room:
+            if not self._is_minor(finding) and others < 2 and len(chosen) < room:
                 chosen.append((section, finding))
         return chosen
+
+    def _is_minor(self, finding: Finding) -> bool:
+        """Whether it has no place among what matters most."""
+        if finding.severity != "info":
+            return finding.key in TOTALS
+        money = finding.money_per_month if finding.cost is None else finding.cost
+        return finding.key in TOLD_AT_THE_TOP or finding.estimate is None or (money is not None and abs(money) < MATERIAL)
 
     def _weight(self, finding: Finding) -> tuple[int, int, Decimal]:
         """What sorts findings. Money that is a trifle of all comes after what has no known price, such as an outage."""
         month = next((other.money_per_month for _, other in self.findings if other.key == "cost.total"), None)
         money, all_money = (finding.money_per_month, month) if finding.cost is None else (finding.cost, self.facts.cost)
         share = None if money is None else money / all_money if all_money else money
-        worth = 1 if share is None else 0 if share > 0 and share >= (TRIFLE if all_money else 0) else 2
+        large = money is not None and money >= MATERIAL and share is not None and share >= (TRIFLE if all_money else 0)
+        worth = 1 if share is None else 0 if large else 2
         return _RANK[finding.severity], worth, -(share or Decimal(0))
 
     @property
@@ -207,7 +221,6 @@ def _last_day(connection: Connection, now: datetime, project: str | None, agent:
     return None
 
 
-
 def _part(context: Context, section: Section) -> Part:
     began = time.perf_counter()
     try:
@@ -224,17 +237,35 @@ def _part(context: Context, section: Section) -> Part:
 
 def _facts(context: Context) -> tuple[Facts, float]:
     ((traces, days, first, last, first_day, projects, agents, *counts),) = runs.rows(
-        context, _FACTS.format(where=runs.traces_where(context))
+        context, _FACTS.format(where=runs.traces_where(context), told=runs.told(context))
     )
+    quarantined = rejected(context.connection, context.start, context.project)
     if not traces:
-        return Facts(), 0.0
-    succeeded, failed, unended, priced, cost, *known = counts
+        return Facts(rejected=quarantined), 0.0
+    succeeded, failed, unended, priced, cost, latency, told, *others = counts
+    known = [told, latency, *others]
     beside = runs.rows(context, _BESIDE.format(spans=runs.spans_where(context)))[0]
-    facts = Facts(traces, days, first, last, projects, agents, succeeded, failed, unended, priced, cost, _missing(known, beside))
+    facts = Facts(
+        traces,
+        days,
+        first,
+        last,
+        projects,
+        agents,
+        succeeded,
+        failed,
+        unended,
+        traces - told,
+        priced,
+        cost,
+        quarantined,
+        _missing(known, beside),
+    )
     return facts, runs.days_between(context.start, context.end, context.now, midnight(first_day))
 
 
 _KNOWN = (
+    ("whether runs failed", "error rates and outages"),
     ("latency", "how long anything took"),
     ("agent names", "which agent did what"),
     ("models", "which model did what, and a price"),

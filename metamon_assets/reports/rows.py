@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from metamon_assets.reports.words import clean
+from metamon_assets.words import clean
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection

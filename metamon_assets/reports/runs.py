@@ -11,7 +11,8 @@ from decimal import Decimal
 from typing import Any
 
 from metamon_assets.days import midnight
-from metamon_assets.reports.findings import DAYS_A_MONTH, Context, RunReference
+from metamon_assets.reports import outcomes
+from metamon_assets.reports.findings import DAYS_A_MONTH, MATERIAL, Context, RunReference
 
 Row = tuple[Any, ...]
 
@@ -49,6 +50,11 @@ def spans_where(context: Context) -> str:
     return " AND ".join(conditions)
 
 
+def told(context: Context) -> str:
+    """The condition on ``traces`` that picks those of which their source tells whether they failed (``outcomes``)."""
+    return "(source, project) NOT IN %(untold)s" if _untold(context) else "true"
+
+
 def model_calls(context: Context) -> str:
     """A query for the model calls of the report's traces: those in spans, and roots that name a model with no call below them."""
     kinds = "run_type IN ('llm', 'embedding')"
@@ -71,6 +77,7 @@ def parameters(context: Context) -> dict[str, Any]:
         "now": context.now,
         "project": context.project,
         "agent": context.agent,
+        "untold": _untold(context),
     }
 
 
@@ -112,9 +119,7 @@ def observed_days(context: Context) -> float:
     if context.observed_days is not None:
         return context.observed_days
     ((first,),) = rows(context, f"SELECT min(day) FROM metamon.traces WHERE {traces_where(context)}")
-    return days_between(
-        context.start, context.end, context.now, None if first is None else midnight(first)
-    )
+    return days_between(context.start, context.end, context.now, None if first is None else midnight(first))
 
 
 def days_between(start: datetime, end: datetime, now: datetime, first: datetime | None) -> float:
@@ -122,10 +127,22 @@ def days_between(start: datetime, end: datetime, now: datetime, first: datetime 
     return 0.0 if first is None else max((min(end, now) - max(start, first)).total_seconds() / 86_400, 0.0)
 
 
+def is_material(context: Context, cost: Decimal | None) -> bool:
+    """Whether the money comes to ``MATERIAL`` in 30 days, as far as can be told; what has no price may."""
+    return cost is None or cost * DAYS_A_MONTH / Decimal(max(observed_days(context), 1.0)) >= MATERIAL
+
+
 def a_month(context: Context, cost: Decimal | None) -> Decimal | None:
     """What ``cost`` of the period comes to in 30 days; None when unknown, or seen for less than a week."""
     days = observed_days(context)
     return None if cost is None or days < FEW_DAYS else (cost * DAYS_A_MONTH / Decimal(days)).quantize(Decimal("0.000001"))
+
+
+def _untold(context: Context) -> tuple[tuple[str, str], ...]:
+    if "untold" not in context.memo:
+        context.memo["untold"] = outcomes.untold(context.settings)
+    found: tuple[tuple[str, str], ...] = context.memo["untold"]
+    return found
 
 
 def _whole_days(context: Context) -> bool:

@@ -13,6 +13,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metamon_assets import words
+from metamon_assets.reports import outcomes
+
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
@@ -37,11 +40,13 @@ _AGENTS = """
     FROM metamon.daily_metrics WHERE dimension = 'agent' GROUP BY 1 ORDER BY 4 DESC NULLS LAST, 2 DESC LIMIT 8"""
 _WORST_DAYS = """
     SELECT day, errors::float8 / NULLIF(successes + errors, 0) AS rate, requests FROM metamon.daily_metrics
-    WHERE dimension = 'overall' AND successes + errors >= 100 ORDER BY 2 DESC NULLS LAST LIMIT 3"""
+    WHERE dimension = 'overall' AND errors > 0 AND successes + errors >= 100 ORDER BY 2 DESC NULLS LAST LIMIT 3"""
 _ERRORS = """
     SELECT e.key, sum(e.value::bigint)::bigint FROM metamon.daily_metrics, jsonb_each_text(error_types) e
     WHERE dimension = 'overall' GROUP BY 1 ORDER BY 2 DESC LIMIT 5"""
 _REJECTS = "SELECT reason, count(*) FROM quarantine.rejected_rows WHERE replayed_at IS NULL GROUP BY 1 ORDER BY 2 DESC LIMIT 5"
+_UNTOLD = """
+    SELECT count(*) FROM metamon.traces WHERE (source, project) IN (SELECT * FROM unnest(%(sources)s::text[], %(projects)s::text[]))"""
 _EVENTS = "SELECT count(*) FILTER (WHERE NOT inferred), count(*) FILTER (WHERE inferred) FROM metamon.events"
 _OTHERS = (
     "SELECT (SELECT count(*) FROM metamon.spans), (SELECT count(*) FROM metamon.feedback), (SELECT count(*) FROM metamon.gauge_samples)"
@@ -61,6 +66,7 @@ class Summary:
     traces: int
     errors: int
     pending: int
+    untold: int  # traces that do not tell whether they failed
     spans: int
     feedback: int
     gauge_samples: int
@@ -93,11 +99,11 @@ class Summary:
         yield f"  computed now   {_days(self.days_computed)}" + ("" if self.days_computed else ": everything was up to date")
         others = f"{self.spans:,} spans, {self.feedback:,} feedback, {self.gauge_samples:,} gauge samples"
         yield f"  came in        {self.traces:,} traces, {others}"
-        yield f"  failed         {self.errors:,} traces ({self.errors / self.traces:.2%}); {self.pending:,} have not ended"
+        yield f"  failed         {self._failed()}; {self.pending:,} have not ended"
         yield f"  latency        p50 {_seconds(self.latency_p50)}, p95 {_seconds(self.latency_p95)}, p99 {_seconds(self.latency_p99)}"
-        yield f"  cost           {_dollars(self.total_cost)}; {1 - self.priced / self.traces:.1%} of the traces have no price"
+        yield f"  cost           {words.dollars(self.total_cost)}; {1 - self.priced / self.traces:.1%} of the traces have no price"
         yield f"  changes        {self.events_reported:,} reported, {self.events_inferred:,} inferred from the traces"
-        yield from _table("By agent", ("agent", "traces", "errors", "cost", "mean latency"), [_agent(row) for row in self.agents])
+        yield from _table("By agent", ("agent", "traces", "errors", "cost", "mean latency"), [self._agent(row) for row in self.agents])
         yield from _table(
             "Most errors", ("day", "errors", "traces"), [(str(day), f"{rate:.2%}", f"{n:,}") for day, rate, n in self.worst_days]
         )
@@ -113,6 +119,20 @@ class Summary:
         if self.rejected:
             yield '  metamon sql "SELECT reason, detail, location FROM quarantine.rejected_rows"'
 
+    @property
+    def _none_tells(self) -> bool:
+        return self.untold >= self.traces
+
+    def _agent(self, row: Row) -> tuple[str, ...]:
+        name, requests, rate, cost, latency = row
+        failed = "–" if rate is None or self._none_tells else f"{rate:.2%}"
+        return (name, f"{requests:,}", failed, words.dollars(cost), _seconds(latency))
+
+    def _failed(self) -> str:
+        if self._none_tells:
+            return "unknown: the traces do not tell"
+        return f"{self.errors:,} traces ({self.errors / self.traces:.2%}){f'; of {self.untold:,} it is unknown' if self.untold else ''}"
+
 
 def summarise(connection: Connection, settings: Settings, *, days_computed: int) -> Summary:
     """The report over what is in the tables now."""
@@ -126,6 +146,9 @@ def summarise(connection: Connection, settings: Settings, *, days_computed: int)
         ((p50, p95, p99),) = rows(_LATENCY) or ((None, None, None),)
         ((spans, feedback, gauges),) = rows(_OTHERS)
         ((reported, inferred),) = rows(_EVENTS)
+        silent = outcomes.untold(settings)
+        cursor.execute(_UNTOLD, {"sources": [source for source, _ in silent], "projects": [project for _, project in silent]})
+        ((untold,),) = cursor.fetchall()
         return Summary(
             home=str(settings.home.relative_to(Path.cwd()) if settings.home.is_relative_to(Path.cwd()) else settings.home),
             simulated=(settings.home / "sample" / "manifest.json").exists(),
@@ -136,6 +159,7 @@ def summarise(connection: Connection, settings: Settings, *, days_computed: int)
             traces=traces,
             errors=errors,
             pending=pending,
+            untold=untold,
             spans=spans,
             feedback=feedback,
             gauge_samples=gauges,
@@ -155,21 +179,12 @@ def summarise(connection: Connection, settings: Settings, *, days_computed: int)
         )
 
 
-def _agent(row: Row) -> tuple[str, ...]:
-    name, requests, rate, cost, latency = row
-    return (name, f"{requests:,}", "–" if rate is None else f"{rate:.2%}", _dollars(cost), _seconds(latency))
-
-
 def _days(count: int) -> str:
     return "1 day" if count == 1 else f"{count} days"
 
 
 def _seconds(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.2f} s"
-
-
-def _dollars(value: Decimal | None) -> str:
-    return "unpriced" if value is None else f"${value:,.2f}"
 
 
 def _table(title: str, headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:

@@ -10,8 +10,9 @@ import textwrap
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING
 
-from metamon_assets.reports import words
+from metamon_assets import words
 from metamon_assets.reports.findings import Finding, RunReference, Table
+from metamon_assets.reports.rejected import QUERY, sentence
 from metamon_assets.reports.report import Facts, Part, Report
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def facts(report: Report) -> Iterator[str]:
     found = report.facts
     if not found.traces:
         yield "There are no traces in this period, so there is nothing to report."
+        yield from filter(None, [sentence(found.rejected)])
         return
     projects = f" of {words.many(found.projects, 'project')}" if found.projects > 1 else ""
     agents = f" by {words.many(found.agents, 'agent')}" if found.agents else ""
@@ -159,6 +161,7 @@ def facts(report: Report) -> Iterator[str]:
         yield "None of them has a price, so nothing is said about money."
     else:
         yield f"{words.dollars(found.cost)} in all; {words.percent(found.priced / found.traces)} of the traces have a price."
+    yield from filter(None, [sentence(found.rejected)])
     if found.missing:
         yield (
             "Not in these traces, and therefore not in this report: " + "; ".join(f"{what} ({lost})" for what, lost in found.missing) + "."
@@ -166,16 +169,22 @@ def facts(report: Report) -> Iterator[str]:
 
 
 def _outcomes(found: Facts) -> str:
+    if found.untold == found.traces:
+        return "unknown whether they failed"
     parts = [f"{found.succeeded:,} succeeded", f"{found.failed:,} failed"]
     if ended := found.succeeded + found.failed:
         parts[1] += f" ({words.percent(found.failed / ended)})"
-    return ", ".join([*parts, *([f"{found.unended:,} {'has' if found.unended == 1 else 'have'} not ended"] if found.unended else [])])
+    parts += [f"{found.unended:,} {'has' if found.unended == 1 else 'have'} not ended"] if found.unended else []
+    parts += [f"of {found.untold:,} it is unknown"] if found.untold else []
+    return ", ".join(parts)
 
 
 def next_steps(report: Report) -> list[tuple[str, str]]:
     """What a reader does with it: sentences, each with a command or an empty text."""
+    rejected = [("See the rejected rows and what is wrong with each:", f'metamon sql "{QUERY}"')] if report.facts.rejected.rows else []
     if not report.facts.traces:
         return [
+            *rejected,
             ("Connect a source, if there is none yet (langsmith, files or otlp):", "metamon connect langsmith"),
             ("Look at what is configured and reachable:", "metamon doctor"),
             ("Look at other days:", "metamon report --from DAY --to DAY"),
@@ -184,6 +193,7 @@ def next_steps(report: Report) -> list[tuple[str, str]]:
     if finding := next((found for _, found in report.highlights if 0 < len(found.query) <= LONGEST_QUERY), None):
         which = "the first finding" if finding is report.highlights[0][1] else f"“{_start_of(finding.statement)}”"
         steps.append((f"List the runs behind {which} (--html has the query of each):", f"metamon sql {_shell(finding.query)}"))
+    steps += rejected
     steps.append(("Read it with pictures, or send it to somebody:", "metamon report --html report.html"))
     if any(part.section.key == "cost" and any(t.columns == ("price_overrides:",) for t in part.content.tables) for part in report.parts):
         steps.append(("Give the unpriced models a price: put the lines above into metamon.yaml.", ""))

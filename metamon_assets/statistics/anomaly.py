@@ -1,7 +1,8 @@
 """Streaming anomaly detection: causal, one pass, one set of parameters for every metric, whatever its unit and its step.
 
-A ``Detector`` follows one series. It looks at each value through five channels: the value itself, its jump from the last ones, its
-distance from what is usual at that time of day, the mean of these distances over a day, and how much the values scatter. Each
+A ``Detector`` follows one series. It looks at each value through six channels: the value itself, its jump from the last ones, its
+distance from what is usual at that time of day, the mean of these distances over a day, how much the values scatter, and the sum of the
+latest distances (the run), which is told apart. Each
 channel is held against the extremes that it reached in the hours of the last week (its blocks). How rare the present value is, is a
 return period: a severity of 3 stands for what one block in 10³ sees, from the rank among the blocks' extremes and, beyond the
 largest of them, from an exponential tail (block maxima and threshold excesses: Coles, An Introduction to Statistical Modeling of
@@ -31,7 +32,7 @@ from metamon_assets.statistics.context import VERSION as CONTEXT_VERSION
 
 Level = Literal["normal", "warning", "critical"]
 
-VERSION = 1  # of the state; another version is refused
+VERSION = 2  # of the state; another version is refused
 # Severities are decimal logarithms of return periods, in blocks, of one side of one channel. Simulated healthy series of five minutes
 # reach NOTICE once in five days, WARNING once in two weeks (benchmarks/anomaly.py). All parameters were chosen by such simulations.
 NOTICE, WARNING, CRITICAL = 3.0, 4.0, 6.0
@@ -54,7 +55,10 @@ BINS = 48  # of the daily course, half an hour each
 LARGEST = 1e300  # what is beyond counts as infinite: no difference of two values is
 GAP_STEPS, CLOCK_SECONDS = 6.0, 86400.0  # longer than that is a gap; the clock was set back when time runs back by more
 CONTEXT_RECORDS, CONTEXT_USUAL, CONTEXT_WEIGHT = 6, 0.4, 2.0  # a context as strange as any of late adds up to 1.2 to the severity
-CHANNELS = ("level", "jump", "season", "level shift", "spread")
+CHANNELS = ("level", "jump", "season", "level shift", "spread", "run")
+RUN = "run"  # tells of shifts that last, apart from the score
+# What the sum of so many of the latest distances from the usual counts in the channel "run": an hour at most, at five minutes.
+RUN_WEIGHTS = (0.0, *(1 / math.sqrt(length) for length in range(2, 13)))
 OWN = ("level", "season")  # channels of the value itself, without a memory of other values
 
 
@@ -71,8 +75,11 @@ class AnomalyScore:
       1000 after 16. An alert that is to last as long as the incident must hold it itself.
     - ``expected``, ``lower`` and ``upper``, in the unit of the values: what was expected, and between what no warning comes from
       the value or from its place in the day (the other channels have no place in such a band). None while the detector learns.
-    - ``reasons``: the channels that are outside their usual ranges ("level", "jump", "season", "level shift", "spread", "context"), "gap"
-      after one, or why nothing was judged: "learning", "missing", "late".
+    - ``reasons``: the channels that are outside their usual ranges ("level", "jump", "season", "level shift", "spread", "run", "context"),
+      "gap" after one, or why nothing was judged: "learning", "missing", "late".
+    - ``severity``: how rare the value is, whether or not it is news: the decimal logarithm of its return period in blocks; 0 where nothing
+      is unusual or nothing was judged. ``run``: how rare the latest values are together, up to twelve of them; it has no part in score
+      and level, and sees smaller shifts than they do.
     """
 
     score: float
@@ -81,6 +88,8 @@ class AnomalyScore:
     lower: float | None
     upper: float | None
     reasons: tuple[str, ...]
+    severity: float = 0.0
+    run: float = 0.0
 
 
 def score(timestamps: Sequence[datetime], values: Sequence[float]) -> list[float]:
@@ -205,14 +214,15 @@ class Detector:
         spread = series.spread + SPREAD * (abs(jump) - series.spread)
         scatter = math.log(spread + 0.2 * series.least + 1e-12 * abs(value) + 1e-300)  # less than that is as good as none
         strange = max(context, *series.contexts)
-        signals = (value, jump, residual, shift, scatter)
-        return _Reading(moment, value, seconds, gap, over, day, bin_, expected, context, strange, signals)
+        residuals = [residual] if gap else [*series.residuals, residual]
+        signals = (value, jump, residual, shift, scatter, _run(residuals))
+        return _Reading(moment, value, seconds, gap, over, day, bin_, expected, context, strange, residuals, signals)
 
     def _judge(self, reading: _Reading) -> tuple[AnomalyScore, _Excursion]:
         series, excursion = self._series, _Excursion() if reading.over else self._excursion
         if series.blocks < LEARNING_BLOCKS or series.age < LEARNING_SECONDS:
             return AnomalyScore(0.0, "normal", None, None, None, ("learning",)), excursion
-        severity, own, reasons = self._severity(reading)
+        severity, run, own, reasons = self._severity(reading)
         context = reading.strange - CONTEXT_USUAL
         if context > 0 and severity > 0:
             severity += CONTEXT_WEIGHT * context
@@ -222,14 +232,15 @@ class Detector:
         expected = reading.expected
         lower = min(max(-lowest.limit, expected - below.limit), expected)
         upper = max(min(highest.limit, expected + above.limit), expected)
-        return AnomalyScore(news, excursion.level, expected, lower, upper, tuple(reasons)), excursion
+        return AnomalyScore(news, excursion.level, expected, lower, upper, tuple(reasons), severity, run), excursion
 
-    def _severity(self, reading: _Reading) -> tuple[float, bool, list[str]]:
-        """The severity of the channel that is furthest out, whether the value's own is at NOTICE, and the names of those far out.
+    def _severity(self, reading: _Reading) -> tuple[float, float, bool, list[str]]:
+        """The severity of the channel that is furthest out and that of the run, whether the value's own is at NOTICE, and the names of
+        the channels far out.
 
-        The other channels remember: one jump keeps the scatter high for a while, which shows no persistence.
+        The channels that remember are not the value's own: one jump keeps the scatter high for a while, which shows no persistence.
         """
-        highest, own = 0.0, False
+        highest, run, own = 0.0, 0.0, False
         reasons = ["gap"] if reading.gap else []
         for (name, upper, lower), signal in zip(self._channels, reading.signals, strict=True):
             if signal > upper.near:
@@ -238,11 +249,14 @@ class Detector:
                 severity = lower.severity(-signal)
             else:
                 continue
-            highest = max(highest, severity)
-            own = own or (severity >= NOTICE and name in OWN)
+            if name == RUN:
+                run = severity
+            else:
+                highest = max(highest, severity)
+                own = own or (severity >= NOTICE and name in OWN)
             if severity >= REASON:
                 reasons.append(name)
-        return highest, own, reasons
+        return highest, run, own, reasons
 
     def _learn(self, reading: _Reading, verdict: AnomalyScore) -> None:
         """The means learn the value as if it were at the edge of its band, or one outlier would spoil them."""
@@ -260,6 +274,7 @@ class Detector:
         series.slow += (value - series.slow) / min(series.count, SLOW_DAYS * reading.day)
         series.fast = value if reading.gap else series.fast + FAST * (value - series.fast)
         series.contexts = [*series.contexts[1:], reading.context]
+        series.residuals = reading.residuals[1 - len(RUN_WEIGHTS) :]
         series.highest = list(map(max, series.highest or reading.signals, reading.signals))
         series.lowest = list(map(min, series.lowest or reading.signals, reading.signals))
         series.block_records += 1
@@ -308,7 +323,7 @@ class Detector:
     def _fit(self) -> None:
         """Fit the tails of all sides for the next block."""
         least = self._series.least
-        for (_, *sides), smallest in zip(self._channels, (least, least, least, least / 2, LEAST_SPREAD), strict=True):
+        for (_, *sides), smallest in zip(self._channels, (least, least, least, least / 2, LEAST_SPREAD, least), strict=True):
             for side in sides:
                 side.fit(smallest)
 
@@ -340,6 +355,21 @@ def _bin(timestamp: datetime) -> int:
     return (timestamp.hour * 60 + timestamp.minute) * BINS // 1440
 
 
+def _run(residuals: Sequence[float]) -> float:
+    """The sum of the latest residuals over the root of their number, of the number from two on for which it is furthest from 0.
+
+    That is the generalised likelihood ratio of a shift of unknown start within a window, up to the deviation of the noise (Lai, Journal
+    of the Royal Statistical Society B 57, 1995): a shift of half the size shows in four times as many records.
+    """
+    furthest = total = 0.0
+    for weight, residual in zip(RUN_WEIGHTS, reversed(residuals), strict=False):
+        total += residual
+        scaled = weight * total
+        if abs(scaled) > abs(furthest):
+            furthest = scaled
+    return furthest
+
+
 def _day_weight(day: float) -> float:
     """Of an exponential mean over a day of that many records."""
     return 2 / (day + 1)
@@ -356,6 +386,7 @@ class _Series:
     slow: float = 0.0
     shift: float = 0.0  # of the deviations from what was expected
     spread: float = 0.0  # of the absolute jumps
+    residuals: list[float] = field(default_factory=list)  # the latest distances from what was expected
     season_error: float = 0.0  # of the absolute errors with the daily course and without
     level_error: float = 0.0
     least: float = 0.0  # the least change of interest
@@ -382,7 +413,8 @@ class _Reading:
     expected: float
     context: float
     strange: float  # the largest context score of late
-    signals: tuple[float, float, float, float, float]  # in the order of CHANNELS
+    residuals: list[float]  # this one and those before it
+    signals: tuple[float, ...]  # in the order of CHANNELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -496,7 +528,7 @@ _STATE: dict[str, Any] = {
     "version": range(VERSION, VERSION + 1),
     "last": datetime,
     "series": {name: float if isinstance(default, float) else _WHOLE for name, default in asdict(_Series()).items()}
-    | {"contexts": [float] * (CONTEXT_RECORDS - 1), "highest": _SIGNALS, "lowest": _SIGNALS},
+    | {"contexts": [float] * (CONTEXT_RECORDS - 1), "highest": _SIGNALS, "lowest": _SIGNALS, "residuals": (float, range(len(RUN_WEIGHTS)))},
     "excursion": [_WHOLE, _WHOLE, range(HOLD), float, float, bool],
     "profile": [float] * BINS,
     "visits": [_WHOLE] * BINS,

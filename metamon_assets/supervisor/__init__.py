@@ -1,4 +1,4 @@
-"""``metamon up``: starts Postgres, the feed, the web server and Dagster, watches them, starts dead ones again, stops all.
+"""``metamon up``: starts Postgres, feed, alerts, web server and Dagster, watches them, starts dead ones again, stops all.
 
 Here belongs everything about the processes of a home, and no Dagster: what is watched must not run the watch. One
 supervisor per home, by a lock that its death releases. A guard process ends the children when the supervisor is

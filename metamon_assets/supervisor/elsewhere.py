@@ -26,7 +26,7 @@ def watch(settings: Settings, stopping: threading.Event, watchdog: Watchdog, loo
 
     Raises SupervisorError when another process watches this home.
     """
-    others = [Elsewhere("feed", "feed"), Elsewhere("web", "web"), Elsewhere("daemon", DAGSTER_DAEMON)]
+    others = [*(Elsewhere(name, name) for name in ("feed", "web", "alerts")), Elsewhere("daemon", DAGSTER_DAEMON)]
     with lock(settings.home):
         # Without the process id: who reads this may be in another container, where another process has it.
         write_state(settings.home, {"watching": True, "since": log.timestamp(datetime.now(UTC))})

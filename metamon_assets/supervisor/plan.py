@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 DEFINITIONS = "metamon_assets.definitions"
+POOL_SECONDS = "1"  # how old a kept connection may be: one of before a crash of Postgres would fail somebody's page
 DAGSTER_DAEMON = "dagster"  # the latest sign of life of any of the daemon's threads, see ``watchdog``
 
 
@@ -34,7 +35,7 @@ class Plan:
 
 
 def standard_plan(settings: Settings, progress: Progress, definitions: str = DEFINITIONS) -> Plan:
-    """All processes. Feed and web server need the database only; Dagster's UI and daemon ask its code server.
+    """All processes. Feed, web server and alerts need the database only; Dagster's UI and daemon ask its code server.
 
     Raises SupervisorError when no port is free.
     """
@@ -49,10 +50,12 @@ def standard_plan(settings: Settings, progress: Progress, definitions: str = DEF
     as_json = ["--log-format", "json"]
     code_server = [str(scripts / "dagster"), "code-server", "start", "-m", definitions, "-h", LOOPBACK, "-p", str(code_port), *as_json]
     webserver = [str(scripts / "dagster-webserver"), "-h", LOOPBACK, "-p", str(ui_port), "-w", str(workspace), *as_json]
+    webserver += ["--db-pool-recycle", POOL_SECONDS]
     daemon = [str(scripts / "dagster-daemon"), "run", "-w", str(workspace), *as_json]
     children = [
         Child("feed", [metamon, "feed"], beat="feed"),
         Child("web", [metamon, "web", "--port", str(web_port)], beat="web"),
+        Child("alerts", [metamon, "alerts"], beat="alerts"),
         Child("code-server", code_server),
         Child("webserver", webserver, needs_port=code_port),
         Child("daemon", daemon, needs_port=code_port, beat=DAGSTER_DAEMON),

@@ -208,6 +208,7 @@ class _Postgres(BackOff):
         self._server = EmbeddedPostgres(settings.home, progress=tell)
         self._tell = tell
         self.pid: int | None = None
+        self._gone_at: float | None = None
 
     def tend(self, now: float) -> bool:
         """Whether it runs; starts it again when it does not and the pause is over. That waits for crash recovery."""
@@ -216,9 +217,12 @@ class _Postgres(BackOff):
             if status.pid != self.pid:
                 self.pid = status.pid
                 self.note_start(now)
+            if self._gone_at is not None:
+                self._tell(f"Postgres is back (process {status.pid}), {now - self._gone_at:.0f} s after it ended")
+                self._gone_at = None
             return True
         if self.pid is not None:
-            self.pid = None
+            self.pid, self._gone_at = None, now
             pause = self.note_failure(now, "its process is gone")
             self._tell(f"Postgres has ended; it starts again in {pause:.0f} s. What it said is in {self._server.log}", "error")
         elif now >= self.not_before:

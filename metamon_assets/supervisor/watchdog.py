@@ -67,8 +67,7 @@ class Sight:
 def look(settings: Settings, findings: Sequence[Finding]) -> Sight:
     """One round in the database, in a thread of its own: tell what was found last, read who gave signs of life.
 
-    Delivery of what waits in the outbox joins here: it must not need Dagster either, and this round is the one that
-    the supervisor's own sign of life vouches for.
+    What is found here is told to people by ``metamon alerts``, which needs no Dagster either, and which this watches.
     """
     from psycopg2 import Error
 

@@ -15,7 +15,7 @@ import psycopg2
 import psycopg2.errors
 
 from metamon_assets.errors import MetamonError, first_line
-from metamon_assets.traces import ledger
+from metamon_assets.traces import ledger, security
 from metamon_assets.traces.configured import ConfiguredSource
 from metamon_assets.traces.ledger import LedgerEntry
 from metamon_assets.traces.merge import RunMerge
@@ -195,9 +195,13 @@ def _read_runs(cursor: Cursor, source: NamedSource, entry: LedgerEntry, batches:
         direct=not getattr(source, "answers_slowly", False),
         touch=touch,
     )
+    flags: list[security.Flag] = []
     for batch in batches:
-        runs.add(_normalised(cursor, entry, batch, rules, normalise_runs))
+        normalised = _normalised(cursor, entry, batch, rules, normalise_runs)
+        runs.add(normalised.rows)
+        flags += normalised.flags
     counts = runs.finish()
+    security.write(cursor, flags, rules.now, entry.window)
     ledger.quarantine(cursor, entry, counts.conflicts, rules.redactor, store_payloads=rules.store_payloads)
     entry.rows_inserted, entry.rows_updated, entry.rows_unchanged = counts.inserted, counts.updated, counts.unchanged
     entry.rows_duplicate, entry.rows_moved, entry.rows_outside = counts.duplicate, counts.moved, counts.outside
@@ -209,7 +213,7 @@ def _read_simple(cursor: Cursor, source: NamedSource, entry: LedgerEntry, batche
     merge.create_staging(cursor, table)
     days = set()
     for batch in batches:
-        rows = _inside(_normalised(cursor, entry, batch, rules, normalise), entry, time_column)
+        rows = _inside(_normalised(cursor, entry, batch, rules, normalise).rows, entry, time_column)
         if table.partitioned:
             rows = _with_day(rows, time_column)
             days.update(rows["day"].unique().to_pylist())
@@ -247,14 +251,14 @@ def _days_judged(cursor: Cursor) -> list[date]:
 
 def _normalised(
     cursor: Cursor, entry: LedgerEntry, batch: Batch, rules: Rules, normalise: Callable[[Batch, Rules], Normalised]
-) -> pa.Table:
-    """The good rows of a batch; its bad ones go to quarantine, its excluded ones are counted."""
+) -> Normalised:
+    """A batch with its good rows; its bad ones have gone to quarantine, its excluded ones are counted."""
     normalised = normalise(batch, rules)
     entry.rows_excluded += normalised.excluded
     rejects = (*batch.rejects, *normalised.rejects)
     if rejects:
         ledger.quarantine(cursor, entry, rejects, rules.redactor, store_payloads=rules.store_payloads)
-    return normalised.rows
+    return normalised
 
 
 def _inside(rows: pa.Table, entry: LedgerEntry, time_column: str) -> pa.Table:

@@ -37,10 +37,11 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metamon_assets.traces import columns
+from metamon_assets.traces import columns, security
 from metamon_assets.traces.pricing import MOST_TOKENS, PriceBook
 from metamon_assets.traces.redaction import Redactor
 from metamon_assets.traces.sources.base import Batch, Reject
+from metamon_assets.traces.sources.conversion import DEAREST, LONGEST_SECONDS
 
 NAME_LIMIT = 1_024  # bytes
 MESSAGE_LIMIT = 8_192
@@ -74,11 +75,15 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Normalised:
-    """The good rows in their kind's schema and order, the bad ones with reasons (raw text not yet redacted), and how many were excluded."""
+    """The good rows in their kind's schema and order, the bad ones with reasons (raw text not yet redacted), and how many were excluded.
+
+    ``flags``: what looked dangerous in the texts of the good rows, which are redacted by now.
+    """
 
     rows: pa.Table
     rejects: tuple[Reject, ...]
     excluded: int
+    flags: tuple[security.Flag, ...] = ()
 
 
 def normalise_runs(batch: Batch, rules: Rules) -> Normalised:
@@ -117,6 +122,7 @@ def _runs(rows: _Rows, rules: Rules) -> None:
     rows["trace_id"] = pc.coalesce(rows["trace_id"], rows["run_id"])
     rows["time_declared"] = pc.fill_null(rows["time_declared"], fill_value=False)
     rows.drop_bad()
+    rows.flags = security.scan(rows.table())  # before redaction takes away what it looks for
     _texts(rows, rules)
     table = rules.prices.price(rows.table())
     for name in ("input_cost", "output_cost", "total_cost", "cost_source"):
@@ -200,7 +206,9 @@ def _durations(rows: _Rows) -> None:
             pc.less(rows[name], 0), "negative_duration", f"{name} is {{{name}}}: a duration cannot be negative; leave it out when unknown"
         )
         rows.reject(
-            pc.greater(rows[name], _LONGEST), "duration_out_of_range", f"{name} is {{{name}}}, which is over ten years: check the unit"
+            pc.greater(rows[name], LONGEST_SECONDS),
+            "duration_out_of_range",
+            f"{name} is {{{name}}}, which is over ten years: check the unit",
         )
     rows.drop_bad()  # what follows computes with the durations
     start, end, first, latency = rows["start_time"], rows["end_time"], rows["first_token_time"], rows["latency_seconds"]
@@ -284,8 +292,7 @@ def _texts(rows: _Rows, rules: Rules) -> None:
             rows[name] = pa.nulls(len(rows), pa.string())
 
 
-_LONGEST = 10 * 365 * 86_400.0  # seconds; beyond it a start plus a duration leaves the calendar
-_DEAREST = pa.scalar(10_000_000, columns.MONEY)
+_DEAREST = pa.scalar(DEAREST, columns.MONEY)
 _TOKEN_COUNTS = tuple(name for name, _ in columns.RUN_FIELDS if name.endswith("_tokens"))
 
 
@@ -338,6 +345,11 @@ def known_status(word: str) -> str | None:
     return _translation(word, _STATUSES, _status_code)
 
 
+def known_run_type(word: str) -> str | None:
+    """The unified run type that a source's word means; None: it needs a ``map``."""
+    return _translation(word, _RUN_TYPES, lambda _: None)
+
+
 def _status_code(name: str) -> str | None:
     """HTTP status codes, which a plain log of requests has as its status."""
     if len(name) == 3 and name.isdecimal() and "100" <= name <= "599":
@@ -354,6 +366,7 @@ def _normalise(batch: Batch, rules: Rules, schema: pa.Schema, check: Callable[[_
         rows=pa.concat_tables([part.rows for part in parts]),
         rejects=tuple(reject for part in parts for reject in part.rejects),
         excluded=sum(part.excluded for part in parts),
+        flags=tuple(flag for part in parts for flag in part.flags),
     )
 
 
@@ -386,7 +399,7 @@ def _part(rows: _Rows, rules: Rules, schema: pa.Schema, check: Callable[[_Rows, 
     excluded = rows.exclude(rules)
     check(rows, rules)
     rows.drop_bad()
-    return Normalised(rows.table().cast(schema), tuple(rows.rejects), excluded)
+    return Normalised(rows.table().cast(schema), tuple(rows.rejects), excluded, rows.flags)
 
 
 class _Rows:
@@ -400,6 +413,7 @@ class _Rows:
         self._columns = {name: _plain_text(_single(table.column(name))) for name in table.column_names}
         self._bad: dict[int, tuple[str, str]] = {}  # by position; the first reason counts
         self.rejects: list[Reject] = []
+        self.flags: tuple[security.Flag, ...] = ()
 
     def __len__(self) -> int:
         return len(self._positions)

@@ -58,6 +58,7 @@ DEFAULT_PROJECT = "default"
 ROWS_PER_COMMIT = 20_000
 MOST_WAITING = 10_000  # requests
 ENTRY_SECONDS = 60
+CONNECTION_SECONDS = 300.0  # after which it is made again: the server's process for it grows, by half in 20 minutes at 50 runs/s
 RETRY_SECONDS = 1  # when there is too much waiting
 LONGEST_BACK_OFF = 2.0  # seconds
 LOCK_TIMEOUT = "8s"  # a day that is being loaded by somebody else: better told in time than waited for
@@ -144,6 +145,7 @@ class Receiver:
         self._closed = False
         self._retry_at, self._failures = 0.0, 0
         self._connection: Connection | None = None
+        self._connection_until = 0.0
         self._rules: Rules | None = None
         self._rules_until = 0.0
         self._entries: dict[Kind, tuple[float, LedgerEntry]] = {}
@@ -342,9 +344,12 @@ class Receiver:
         return rejects
 
     def _connected(self) -> tuple[Connection, Rules]:
-        """The connection, made again where it was lost, and the rules, read again each minute."""
+        """The connection, made again where it was lost or is old, and the rules, read again each minute."""
+        if self._connection is not None and self._connection_until < time.monotonic():
+            self._disconnect()
         if self._connection is None:
             self._connection = connect(self._url, "metamon receiver")
+            self._connection_until = time.monotonic() + CONNECTION_SECONDS
             with self._connection, self._connection.cursor() as cursor:
                 cursor.execute("SET synchronous_commit TO on")
                 cursor.execute("SET lock_timeout TO %s", (LOCK_TIMEOUT,))

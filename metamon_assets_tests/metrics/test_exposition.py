@@ -218,6 +218,138 @@ def test_feedback_is_counted_by_key(database: str, monkeypatch: pytest.MonkeyPat
     assert counts["(other)"] >= 10
 
 
+def test_sums_that_shares_consist_of_grow_with_what_comes(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exposition, "CACHED_SECONDS", -1)
+    monkeypatch.setattr(exposition, "YESTERDAY_SECONDS", -1)
+    collector = Exposition(lender(database), now=lambda: NOW)
+    before = shown(collector)
+    connection = connect(database)
+    with connection, connection.cursor() as cursor:
+        for dimension in ("agent", "tool"):
+            cursor.execute(
+                "UPDATE metamon.fifteen_minute_metrics"
+                " SET successes = successes + 30, errors = errors + 10, degraded_known = degraded_known + 7"
+                " WHERE ctid IN (SELECT ctid FROM metamon.fifteen_minute_metrics WHERE day = %s AND dimension = %s LIMIT 1)"
+                " AND day = %s AND dimension = %s RETURNING dimension_value",
+                (TODAY, dimension, TODAY, dimension),
+            )
+            assert cursor.rowcount == 1
+    connection.close()
+    after = shown(collector)
+    grown = {
+        key: value - before[key] for key, value in after.items() if key in before and key[0].endswith("_total") and "process" not in key[0]
+    }
+    found = {(name, dict(labels)["dimension"]): value for (name, labels), value in grown.items() if value}
+    assert found == {
+        ("metamon_ended_requests_total", "agent"): 40,
+        ("metamon_errors_total", "agent"): 10,
+        ("metamon_degradation_known_total", "agent"): 7,
+        ("metamon_ended_requests_total", "tool"): 40,
+        ("metamon_errors_total", "tool"): 10,
+    }
+    of_tools = {name for name, labels in after if ("dimension", "tool") in labels}
+    assert of_tools == {"metamon_requests_total", "metamon_ended_requests_total", "metamon_errors_total"}
+
+
+def test_figures_of_the_pipeline_are_shown_while_they_are_fresh(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exposition, "CACHED_SECONDS", -1)
+    monkeypatch.setattr(exposition, "YESTERDAY_SECONDS", -1)
+    moment = [NOW]
+    collector = Exposition(lender(database), now=lambda: moment[0])
+    connection = connect(database)
+
+    def measure(at: datetime, **figures: float) -> None:
+        with connection, connection.cursor() as cursor:
+            for name, value in figures.items():
+                cursor.execute("INSERT INTO metamon.system_metrics (time, name, value) VALUES (%s, %s, %s)", (at, name, value))
+
+    measure(NOW - timedelta(minutes=3), queue_length=9, runs_finished=5, runs_failed=2)
+    measure(NOW - timedelta(minutes=1), queue_length=4, host_cpu_share=0.25)
+    found = shown(collector)
+    assert found["rq_queue_length", ()] == 4
+    assert found["metamon_host_cpu_share", ()] == 0.25
+    assert ("metamon_host_memory_share", ()) not in found, "unknown is not 0"
+    assert found["rq_jobs_total", (("status", "failed"),)] == 0
+    measure(NOW, runs_finished=4, runs_failed=1)
+    found = shown(collector)
+    assert found["rq_jobs_total", (("status", "failed"),)] == 1
+    assert found["rq_jobs_total", (("status", "completed"),)] == 3
+    moment[0] = NOW + timedelta(minutes=5)
+    assert ("rq_queue_length", ()) not in shown(collector)
+    connection.close()
+
+
+def test_caches_are_shown_as_applications_told_them(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exposition, "CACHED_SECONDS", -1)
+    monkeypatch.setattr(exposition, "YESTERDAY_SECONDS", -1)
+    monkeypatch.setattr(exposition, "MOST_CACHES", 2)
+    collector = Exposition(lender(database), now=lambda: NOW)
+    shown(collector)
+    connection = connect(database)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT metamon.ensure_partition('gauge_samples', %s)", (TODAY,))
+        for number, (name, minutes, value, labels) in enumerate(
+            (
+                ("cache_size", 2, 50, '{"cache": "answers"}'),
+                ("cache_size", 1, 70, '{"cache": "answers"}'),
+                ("cache_size", 1, 10, '{"cache": "small"}'),
+                ("cache_size", 1, 5, "{}"),
+                ("cache_size", 30, 999, '{"cache": "gone"}'),
+                ("cache_capacity", 1, 100, '{"cache": "answers"}'),
+                ("cache_operations", 3, 6, '{"cache": "answers", "operation": "evict"}'),
+                ("cache_operations", 2, 4, '{"cache": "answers", "operation": "evict"}'),
+                ("cache_operations", 2, 3, '{"cache": "small", "operation": "hit"}'),
+                ("cache_operations", 2, 2, '{"cache": "tiny", "operation": "hit"}'),
+                ("cache_operations", 2, 1, '{"operation": "hit"}'),
+                ("cache_operations", 2, 9, '{"operation": "what is this"}'),
+            )
+        ):
+            cursor.execute(
+                "INSERT INTO metamon.gauge_samples (day, source, project, name, time, labels, value, observed_time)"
+                " VALUES (%s, %s, 'p', %s, %s, %s, %s, now())",
+                (TODAY, f"s{number}", name, NOW - timedelta(minutes=minutes), labels, value),
+            )
+    connection.close()
+    found = shown(collector)
+    sizes = {dict(labels)["cache"]: value for (name, labels), value in found.items() if name == "metamon_cache_size"}
+    assert sizes == {"answers": 70, "small": 10}
+    assert found["metamon_cache_capacity", (("cache", "answers"),)] == 100
+    operations = {
+        (dict(labels)["cache"], dict(labels)["operation"]): value
+        for (name, labels), value in found.items()
+        if name == "metamon_cache_operations_total" and value
+    }
+    assert operations == {("answers", "evict"): 10, ("small", "hit"): 3, ("(other)", "hit"): 3}
+
+
+def test_open_incidents_are_counted_but_for_those_that_are_not_told(database: str) -> None:
+    connection = connect(database)
+    with connection, connection.cursor() as cursor:
+        for number, (rule, severity, status, shadow, late) in enumerate(
+            (
+                ("Anomaly", "warning", "open", False, False),
+                ("Anomaly", "warning", "open", False, False),
+                ("Anomaly", "critical", "open", False, False),
+                ("Anomaly", "critical", "open", True, False),
+                ("SLOBurn", "critical", "open", False, True),
+                ("SLOBurn", "critical", "resolved", False, False),
+            )
+        ):
+            cursor.execute(
+                "INSERT INTO metamon.incidents (fingerprint, rule, metric, dimension, dimension_value, status, severity, shadow, late,"
+                " started_at, opened_at, updated_at, episodes, summary, resolved_at) VALUES (%s, %s, 'm', 'agent', 'a', %s, %s, %s, %s,"
+                " now(), now(), now(), 1, 's', CASE WHEN %s = 'resolved' THEN now() END)",
+                (f"f{number}", rule, status, severity, shadow, late, status),
+            )
+    connection.close()
+    found = {
+        dict(labels)["severity"]: value
+        for (name, labels), value in shown(Exposition(lender(database), now=lambda: NOW)).items()
+        if name == "metamon_open_incidents"
+    }
+    assert found == {"warning": 2, "critical": 1}
+
+
 def test_promtool_finds_nothing_to_say(database: str) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:

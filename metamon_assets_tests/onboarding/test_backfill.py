@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from metamon_assets.config import Settings
-from metamon_assets.onboarding.backfill import BackfillError, Progress, Step, backfill, next_step
-from metamon_assets.reports.words import duration
+from metamon_assets.onboarding.backfill import BackfillError, Progress, Step, _tell_rejected, backfill, next_step
 from metamon_assets.warehouse import connect
 from metamon_assets.warehouse.postgres import ADMINISTRATOR, EmbeddedPostgres
+from metamon_assets.words import duration
 from metamon_assets_tests.conftest import copied
 from metamon_assets_tests.onboarding.langsmith_world import fill
 from metamon_assets_tests.traces.sources.langsmith_server import LangSmithServer
@@ -37,8 +37,10 @@ def test_quick_days_are_taken_together_and_slow_ones_alone() -> None:
     progress = Progress(dict.fromkeys(days(*range(20)), 1.0))
     assert progress.days_per_step == 1
     progress.done.append(Step(days(0), 100, 2.0))
-    assert progress.days_per_step == 10
+    assert progress.days_per_step == 50  # and of these as many as one run may hold: next_step
     progress.done.append(Step(days(10, 9, 8, 7, 6, 5, 4, 3, 2, 1), 100, 400.0))
+    assert progress.days_per_step == 2
+    progress.done.append(Step(days(12, 11), 100, 240.0))
     assert progress.days_per_step == 1
 
 
@@ -47,6 +49,7 @@ def test_the_time_left_follows_what_is_left_to_read() -> None:
     assert progress.seconds_left() is None
     progress.done.append(Step(days(0), 1000, 50.0))
     assert progress.seconds_left() == pytest.approx(110.0), "the first step alone"
+    assert progress.line() == "2026-11-20: 1,000 traces (1 of 4 days; at most about 2 min left)", "it waited for imports too"
     progress.done.append(Step(days(2, 1), 200, 10.0))
     assert progress.seconds_left() == pytest.approx(100.0), "without the first, which waited for imports"
     assert progress.line() == "2026-11-19 back to 2026-11-18: 200 traces (3 of 4 days; about 2 min left)"
@@ -59,6 +62,23 @@ def test_the_time_left_follows_what_is_left_to_read() -> None:
 
 def test_durations_are_rough() -> None:
     assert [duration(seconds) for seconds in (1, 48, 600, 9000)] == ["about 5 s", "about 50 s", "about 10 min", "about 2.5 h"]
+
+
+def test_rejected_rows_are_told_at_the_end(database: str) -> None:
+    connection, said = connect(database), list[str]()
+    _tell_rejected(connection, DAY, said.append)
+    assert said == []
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "WITH entry AS (INSERT INTO metamon.ingestion_ledger (source, project, kind, started_at, status)"
+            " VALUES ('files', 'p', 'runs', now(), 'complete') RETURNING ledger_id)"
+            " INSERT INTO quarantine.rejected_rows (ledger_id, source, project, kind, reason, detail, location, raw, fingerprint)"
+            " SELECT ledger_id, 'files', 'p', 'runs', 'missing_time', 'd', 'v1.csv:7', '{}', 'f' FROM entry"
+        )
+    _tell_rejected(connection, DAY, said.append)
+    connection.close()
+    (line,) = said
+    assert line.startswith("1 of 1 row (100.0%) was rejected and was not counted: missing time (1). See them: metamon sql")
 
 
 @pytest.fixture

@@ -176,7 +176,7 @@ def test_a_clock_that_is_off(langsmith: LangSmithServer, hours: int, words: str)
         compare_clocks(asked, Dialogue(said.append))
         assert words in said[0]
     (project, *_) = asked.projects()
-    assert asked.sample(project).traces > 5, "runs are found all the same"
+    assert asked.sample(project).traces, "runs are found all the same"
 
 
 def test_several_projects_and_three_questions_at_most(langsmith: LangSmithServer, home: Path) -> None:
@@ -261,6 +261,47 @@ def test_a_date_and_a_time_of_day_become_one_start(metamon: Connect, tmp_path: P
     read = list(SourceOfFiles([tmp_path / "calls.csv"], project="p", mapping=load(source.map)).read(Kind.RUNS, None))  # type: ignore[arg-type]
     starts = [start for batch in read for start in batch.rows.column("start_time").to_pylist()]
     assert sorted(starts) == sorted((NOW - timedelta(hours=n)).replace(microsecond=0) for n in range(30))
+
+
+def test_what_becomes_of_every_row_is_said_before_it_is_read(metamon: Connect, tmp_path: Path, home: Path) -> None:
+    calls = write_calls(tmp_path / "calls.csv", rows=600)
+    with calls.open("a") as file:
+        file.write(f";700;ok\nsoon;700;ok\n{NOW:%Y-%m-%d %H:%M:%S};slow;ok\n{NOW:%Y-%m-%d %H:%M:%S};5;wobbly\n")
+    done = metamon("files", calls, "--yes", "--no-backfill")
+    assert done.exit_code == 0, done.output
+    assert "  604 rows, " in done.output
+    assert "2 of them cannot be accepted and go to quarantine:" in done.output
+    assert "1 wrong_type, such as: start_time is 'soon'" in done.output
+    assert "2 of them have a value that cannot be read and are taken without it, a status counting as an error:" in done.output
+    assert "latency_seconds 1" in done.output
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("status=foo", "there is no column foo. There are: when, took, state"),
+        ("strt_time=when", "Metamon has no column strt_time. Did you mean start_time?"),
+        ("latency_seconds=stat", "Did you mean state?"),
+        ("latency_seconds=state", "state does not hold durations, but ok, failed."),
+    ],
+)
+def test_a_map_that_cannot_be_is_refused(metamon: Connect, tmp_path: Path, home: Path, said: str, words: str) -> None:
+    done = metamon("files", write_calls(tmp_path / "calls.csv"), "--yes", "--no-backfill", "--map", said)
+    assert (done.exit_code, words in done.output) == (1, True), done.output
+    assert not (home / "metamon.yaml").exists()
+
+
+def test_an_impossible_correction_is_asked_again(tmp_path: Path, home: Path) -> None:
+    answers = iter(["status=foo", "status=state", "none"])
+    said: list[str] = []
+    connect_files(
+        Settings.load(),
+        write_calls(tmp_path / "calls.csv", rows=90),
+        Options(),
+        Dialogue(said.append, lambda question, default: next(answers)),
+    )
+    assert any("there is no column foo" in line for line in said)
+    assert any("status" in line and "as you said" in line and "guessed" not in line for line in said)
 
 
 def test_rows_without_a_time_are_left_out_with_a_reason(metamon: Connect, tmp_path: Path) -> None:

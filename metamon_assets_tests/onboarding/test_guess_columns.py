@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metamon_assets.onboarding.dialogue import AnswerError
 from metamon_assets.onboarding.guess_columns import FileGuess, guess_columns
 from metamon_assets.onboarding.sampling import SampleError, sample_files
 from metamon_assets.traces.normalise import known_status
-from metamon_assets.traces.sources.base import Kind, SourceError
+from metamon_assets.traces.sources.base import Batch, Kind, SourceError
 from metamon_assets.traces.sources.conversion import parse_time
 from metamon_assets.traces.sources.files import FilesSource
 from metamon_assets.traces.sources.mapping import load
@@ -33,6 +36,15 @@ def read(found: FileGuess, rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """What the guessed mapping makes of the rows."""
     assert isinstance(found.mapping, dict)
     return load(found.mapping).apply(rows, range(1, len(rows) + 1), "calls.csv", set())[0]
+
+
+def stored(found: FileGuess, rows: list[dict[str, Any]], folder: Path) -> Batch:
+    """What is stored of the rows of a JSONL file with the guessed mapping."""
+    path = folder / "calls.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert isinstance(found.mapping, dict)
+    (batch,) = FilesSource([path], project="p", mapping=load(found.mapping)).read(Kind.RUNS, None)
+    return batch
 
 
 def timed(values: list[Any], name: str = "when") -> list[dict[str, Any]]:
@@ -125,20 +137,54 @@ def test_some_dirt_hides_no_time(spelled: list[str], kind: str) -> None:
     assert starts[0] in ("n/a", None)
 
 
-def test_some_dirt_hides_no_figure_and_counts_as_unknown() -> None:
+def test_some_dirt_hides_no_figure_and_counts_as_unknown(tmp_path: Path) -> None:
     rows = [
         {"time": moment.isoformat(), "latency_ms": -1 if n == 7 else 800 + n, "tokens_in": "-" if n % 5 == 0 else "70"}
         for n, moment in enumerate([*MOMENTS, *(moment + timedelta(days=1) for moment in MOMENTS)])
     ]
     found = guess(rows)
-    made = read(found, rows)
-    assert (made["latency_seconds"][7], made["latency_seconds"][8]) == (None, pytest.approx(0.808))
-    assert (made["input_tokens"][5], made["input_tokens"][6]) == (None, "70")
+    rows[70] |= {"latency_ms": "lost", "tokens_in": "-7"}  # as nothing in the sample was
+    made = stored(found, rows, tmp_path)
+    assert (made.rows.num_rows, made.rejects) == (len(rows), ())
+    latencies, tokens = (made.rows[name].to_pylist() for name in ("latency_seconds", "input_tokens"))
+    assert (latencies[7], latencies[8], latencies[70]) == (None, pytest.approx(0.808), None)
+    assert (tokens[5], tokens[6], tokens[70]) == (None, 70, None)
+    assert json.loads(made.rows["metadata"][70].as_py()) == {"left_out": {"latency_seconds": "lost", "input_tokens": "-7"}}
     assert any("latency_ms is a duration in 99% of the rows; in others it is -1, which counts" in remark for remark in found.remarks)
     assert any("tokens_in is a number in 80% of the rows" in remark for remark in found.remarks)
     spelled = guess([{"time": moment.isoformat(), "took": "timeout" if n == 3 else f"{n}ms"} for n, moment in enumerate(MOMENTS)])
     assert place_of(spelled, "latency_seconds") == "took"
     assert any("took is a duration in 98% of the rows; in others it is timeout" in remark for remark in spelled.remarks)
+
+
+@pytest.mark.parametrize(
+    ("values", "seconds"),
+    [
+        (["823", "1,204", "999"], [0.823, 1.204, 0.999]),  # beside whole numbers below a thousand
+        (["1,234.5", "2,001.5", "812.0"], [1.2345, 2.0015, 0.812]),
+        (["1,234", "1,234,567", "1,500"], [1.234, 1234.567, 1.5]),
+        (["823,5", "1.204,5", "999"], [0.8235, 1.2045, 0.999]),
+    ],
+)
+def test_what_commas_and_points_in_numbers_are(values: list[str], seconds: list[float]) -> None:
+    rows = [{"time": moment.isoformat(), "latency_ms": value} for moment, value in zip(MOMENTS, values, strict=False)]
+    assert read(guess(rows), rows)["latency_seconds"] == pytest.approx(seconds)
+
+
+def test_whole_numbers_with_commas_have_one_meaning(tmp_path: Path) -> None:
+    rows = [{"time": moment.isoformat(), "tokens_in": "1,204"} for moment in MOMENTS]
+    assert stored(guess(rows), rows, tmp_path).rows["input_tokens"].to_pylist() == [1_204] * len(MOMENTS)
+
+
+@pytest.mark.parametrize("spelled", ["$0.25", "0.25 USD", "US$ 0.25", "$ 0.25"])
+def test_prices_with_the_sign_of_the_dollar(spelled: str, tmp_path: Path) -> None:
+    rows = [{"time": moment.isoformat(), "price": spelled} for moment in MOMENTS]
+    found = guess(rows)
+    assert place_of(found, "total_cost") == "price"
+    assert stored(found, rows, tmp_path).rows["total_cost"].to_pylist() == [Decimal("0.25")] * len(MOMENTS)
+    euros = guess([{"time": moment.isoformat(), "price": "€0.25"} for moment in MOMENTS])
+    assert place_of(euros, "total_cost") is None
+    assert any("price is in another currency" in remark for remark in euros.remarks)
 
 
 @pytest.mark.parametrize(("size", "unit"), [(1, "seconds"), (10**3, "milliseconds"), (10**6, "microseconds"), (10**9, "nanoseconds")])
@@ -148,7 +194,15 @@ def test_what_numbers_since_1970_count_is_said(size: int, unit: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "taken"), [("tokensIn", "tokensOut"), ("tokens_in", "tokens_out"), ("in_tok", "out_tok"), ("tokIn", "tokOut")]
+    ("given", "taken"),
+    [
+        ("tokensIn", "tokensOut"),
+        ("tokens_in", "tokens_out"),
+        ("in_tok", "out_tok"),
+        ("tokIn", "tokOut"),
+        ("prompt toks", "completion toks"),
+        ("prompt_tok", "output_tok"),
+    ],
 )
 def test_tokens_in_and_out(given: str, taken: str) -> None:
     found = guess([{"time": moment.isoformat(), given: 70, taken: 7, "tokens": 77} for moment in MOMENTS])
@@ -208,6 +262,14 @@ def test_start_and_end_tell_the_unit_for_sure() -> None:
         ("failed", ["0", "1"], ["success", "error"]),
         ("outcome", ["COMPLETED OK", "ERR_TIMEOUT"], ["success", "error"]),
         ("result", ["success", "rate limit"], ["success", "error"]),
+        ("http_code", [200, 503], ["success", "error"]),
+        ("HTTP outcome", ["200", "timeout"], ["success", "error"]),
+        ("Ergebnis", ["ok", "fehler"], ["success", "error"]),
+        ("Antwort", ["200", "429"], ["success", "error"]),
+        ("response_code", ["200.0", "503.0"], ["success", "error"]),
+        ("call outcome", ["HTTP 200 OK", "500 Internal"], ["success", "error"]),
+        ("exit_code", [0, 1], ["success", "error"]),
+        ("status", ["complete", "incomplete run"], ["success", "error"]),
     ],
 )
 def test_words_for_success_and_failure(name: str, words: list[Any], meaning: list[str]) -> None:
@@ -216,6 +278,37 @@ def test_words_for_success_and_failure(name: str, words: list[Any], meaning: lis
     told = [str(value) for value in read(found, rows)["status"][:2]]
     assert [known_status(value) for value in told] == meaning
     assert "status" not in found.missing
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("max_size", [256, 512]),
+        ("cached", [True, False]),
+        ("verdict", ["good", "bad"]),
+        ("code", ["DE", "AT"]),
+        ("order_status", ["shipped", "lost"]),
+        ("n", [200, 200]),
+    ],
+)
+def test_what_is_no_status(name: str, words: list[Any]) -> None:
+    found = guess([{"timestamp": moment.isoformat(), "took": 5, name: words[n % 2]} for n, moment in enumerate(MOMENTS)])
+    assert "status" in found.missing
+
+
+def test_a_status_that_the_sample_did_not_have_is_an_error(tmp_path: Path) -> None:
+    rows = [{"time": moment.isoformat(), "status": "ok" if n % 9 else "failed"} for n, moment in enumerate(MOMENTS)]
+    found = guess(rows)
+    rows[5]["status"] = "circuit_open"
+    batch = stored(found, rows, tmp_path)
+    assert (batch.rows["status"][5].as_py(), batch.rejects) == ("error", ())
+    assert json.loads(batch.rows["metadata"][5].as_py()) == {"left_out": {"status": "circuit_open"}}
+
+
+def test_a_kind_of_something_else_is_no_run_type() -> None:
+    rows = [{"time": moment.isoformat(), "kind": "premium"} for moment in MOMENTS]
+    assert place_of(guess(rows), "run_type") is None
+    assert place_of(guess([row | {"kind": "llm"} for row in rows]), "run_type") == "kind"
 
 
 def test_a_word_that_nobody_knows_is_said() -> None:
@@ -283,10 +376,86 @@ def test_what_somebody_says_goes_before_every_guess() -> None:
     assert place_of(found, "tenant_id") is None
 
 
+NESTED = [
+    {
+        "id": f"r{n}",
+        "trace": {"begin": int(moment.timestamp() * 1000), "ms": 800 + n},
+        "customer": {"id": f"c{n % 3}", "mail": "a@b.example"},
+        "llm": {"model": "gpt-4o", "usage": {"prompt_tokens": 70}},
+        "tags": ["a"],
+    }
+    for n, moment in enumerate(MOMENTS)
+]
+
+
+def test_nested_objects_are_seen_as_columns(tmp_path: Path) -> None:
+    found = guess(NESTED)
+    assert {part.column: part.place for part in found.guesses if part.used} == {
+        "run_id": "id",
+        "start_time": "trace.begin",
+        "latency_seconds": "trace.ms",
+        "tenant_id": "customer.id",
+        "request_model": "llm.model",
+        "input_tokens": "llm.usage.prompt_tokens",
+    }
+    assert found.others == ("tags", "customer.mail")
+    batch = stored(found, NESTED, tmp_path)
+    assert batch.rows["start_time"].to_pylist() == MOMENTS
+    assert batch.rows["tenant_id"][4].as_py() == "c1"
+    assert json.loads(batch.rows["metadata"][0].as_py()) == {"customer": {"mail": "a@b.example"}, "tags": ["a"]}
+
+
+def test_somebody_may_name_any_column_and_any_place(tmp_path: Path) -> None:
+    edits = {"tenant_id": "customer.mail", "tags": "tags", "prompt_name": "llm.model", "run_id": "customer.id"}
+    found = guess(NESTED, edits=edits)
+    assert {part.column: (part.place, part.confidence) for part in found.guesses if part.column in edits} == {
+        column: (place, "said") for column, place in edits.items()
+    }
+    assert any("customer.id does not tell all rows apart" in remark for remark in found.remarks)
+    batch = stored(found, NESTED, tmp_path)
+    assert batch.rows["tags"][0].as_py() == ["a"]
+    assert batch.rows["run_id"][4].as_py() == "c1"
+
+
+@pytest.mark.parametrize(
+    ("column", "place", "message"),
+    [
+        ("strt_time", "trace.begin", "Did you mean start_time"),
+        ("xyz", "trace.begin", "There are: project, run_id"),
+        ("source", "id", "Metamon has no column source"),
+        ("tenant_id", "customer.idd", "Did you mean customer.id"),
+        ("status", "foo", "there is no column foo. There are: id, trace, customer"),
+        ("start_time", "id+clock", "there is no column clock"),
+        ("start_time", "id+llm.model", "does not hold times, but r0 gpt-4o"),
+        ("latency_seconds", "id", "does not hold durations, but r0, r1, r2"),
+        ("status", "id", "does not hold statuses"),
+    ],
+)
+def test_what_somebody_says_and_cannot_be_is_refused(column: str, place: str, message: str) -> None:
+    with pytest.raises(AnswerError, match=message):
+        guess(NESTED, edits={column: place})
+
+
+def test_names_of_people_in_a_hurry() -> None:
+    rows = [{"req #": f"r{n}", "ts": moment.isoformat(), "lat": 500 + n, "who": f"u{n % 5}"} for n, moment in enumerate(MOMENTS)]
+    found = guess(rows)
+    assert [place_of(found, column) for column in ("run_id", "latency_seconds", "user_id")] == ["req #", "lat", "who"]
+    assert place_of(guess([row | {"lon": 16.3} for row in rows]), "latency_seconds") is None, "a latitude"
+
+
 def test_without_a_time_nothing_can_be_done() -> None:
     found = guess([{"latency": 5, "n": n} for n in range(9)])
     assert not found.usable
     assert set(found.missing) == {"start_time", "status"}
+
+
+def test_files_in_our_names_keep_all_columns_when_one_is_corrected(tmp_path: Path) -> None:
+    row = {"quality_score": 0.5, "tags": ["a"], "cache_hit": True, "metadata": {"x": 1}, "user_id": "u", "who": "w", "source": "files"}
+    rows = [{"run_id": f"r{n}", "start_time": moment.isoformat(), **row} for n, moment in enumerate(MOMENTS)]
+    batch = stored(guess(rows, edits={"user_id": "who"}), rows, tmp_path)
+    read = batch.rows.slice(0, 1).to_pylist()[0]
+    assert (read["quality_score"], read["tags"], read["cache_hit"], read["user_id"]) == (0.5, ["a"], True, "w")
+    assert json.loads(read["metadata"])["x"] == 1
 
 
 def test_files_in_our_names_need_no_mapping() -> None:
@@ -376,6 +545,18 @@ def test_files_that_cannot_be_used_are_told_why(tmp_path: Path, name: str, conte
         sample_files(file)
     assert message in str(refused.value)
     assert str(file) in str(refused.value)
+
+
+def test_files_of_different_shapes_are_not_taken_together(tmp_path: Path) -> None:
+    (tmp_path / "calls.csv").write_text("time,latency,status\n2026-11-03,5,ok\n")
+    (tmp_path / "calls-2.csv").write_text("time,latency,status,model\n2026-11-03,5,ok,x\n")
+    assert len(sample_files(tmp_path).rows) == 2
+    (tmp_path / "prices.csv").write_text("item,price\nx,1\n")
+    with pytest.raises(SampleError, match="Connect each kind by itself") as caught:
+        sample_files(tmp_path)
+    assert "  calls-2.csv, calls.csv: latency, " in str(caught.value)
+    assert "  prices.csv: item, price" in str(caught.value)
+    assert len(sample_files(tmp_path / "calls*.csv").rows) == 2
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from psycopg2.extensions import connection as Connection
 
+from metamon_assets import words
+from metamon_assets.charts import as_svg
 from metamon_assets.config import Settings
-from metamon_assets.reports import html, past_incidents, words
-from metamon_assets.reports.charts import as_svg
+from metamon_assets.reports import html, past_incidents
 from metamon_assets.reports.findings import Content, Context, Estimate
 from metamon_assets.reports.measures import BY_KEY
 from metamon_assets.reports.readiness import Readiness

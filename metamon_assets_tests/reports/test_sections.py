@@ -12,8 +12,8 @@ import pytest
 import yaml
 from psycopg2.extensions import connection as Connection
 
+from metamon_assets import words
 from metamon_assets.config import PriceOverride, Settings
-from metamon_assets.reports import words
 from metamon_assets.reports.findings import Content, Context, Finding
 from metamon_assets.reports.sections import cost, repeats, retries, savings, slices, steps
 from metamon_assets.statistics import significance

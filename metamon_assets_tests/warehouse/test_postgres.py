@@ -76,6 +76,15 @@ def test_starts_once_answers_and_stops(server: EmbeddedPostgres) -> None:
     assert server.status().running
 
 
+def test_a_start_that_takes_long_is_told_of_and_so_is_its_end(server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill(server)
+    monkeypatch.setattr("metamon_assets.warehouse.postgres.TELL_SECONDS", 0.0)
+    told: list[str] = []
+    EmbeddedPostgres(server.home, settings=SMALL, progress=told.append).start()
+    assert any("Postgres recovers what the last crash left" in text for text in told)
+    assert told[-1].startswith("Postgres is ready, after ")
+
+
 def test_what_was_not_committed_is_rolled_back_by_stop(server: EmbeddedPostgres) -> None:
     ask(server.url(), "CREATE TABLE kept (a int)")
     open_transaction = connect(server.url())

@@ -28,6 +28,8 @@ WRITER_EXCEPTIONS = {
     "metamon.schema_migrations": READ,
     "metamon.tenant_roles": READ,
     "metamon.audit_log": frozenset({"SELECT", "INSERT"}),
+    "metamon.incident_events": frozenset({"SELECT", "INSERT"}),
+    "metamon.incidents": frozenset({"SELECT", "INSERT", "UPDATE"}),
 }
 ANALYST_EXCEPTIONS = {"metamon.payloads": NOTHING, "metamon.rate_budgets": NOTHING, "metamon.api_tokens": NOTHING}
 TENANT_READS = {f"metamon.{rollup}" for rollup in ROLLUPS} | {"metamon.tenant_roles"}

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from metamon_assets import words
 from metamon_assets.reports import history as histories
-from metamon_assets.reports import measures, runs, words
+from metamon_assets.reports import measures, runs
 from metamon_assets.reports.findings import DAYS_A_MONTH, Content, Context, Finding, Table
 from metamon_assets.reports.history import History, clock
 from metamon_assets.reports.measures import BY_KEY, Measure
-from metamon_assets.reports.past_incidents import searched
+from metamon_assets.reports.past_incidents import CHOSEN, searched
+from metamon_assets.reports.sections.incidents import coinciding
 from metamon_assets.reports.volume import SATURDAY, calendar
 from metamon_assets.statistics import scan
 from metamon_assets.statistics.significance import Comparison, adjust_p_values
@@ -31,7 +33,9 @@ from metamon_assets.statistics.significance import Comparison, adjust_p_values
 if TYPE_CHECKING:
     import pandas as pd
 
-Verdict = Literal["worse", "better", "better and worse", "unclear", "no change seen", "moved at another time", "too little data"]
+Verdict = Literal[
+    "worse", "better", "better and worse", "unclear", "no change seen", "moved at another time", "too little data", "came with an incident"
+]
 
 MEASURED = ("failed", "latency", "cost", "quality", "completed")
 WINDOW = timedelta(days=7)  # before and after: all weekdays, and not so long that much else happens
@@ -110,16 +114,19 @@ class _Judged:
     days_before: float
     days_after: float
     effects: tuple[_Effect, ...]
+    with_incident: bool = False  # an incident is told with it, or of its runs
 
     @property
     def verdict(self) -> Verdict:
         """In a word."""
-        if not self.effects:
-            return "too little data"
         clear = [effect for effect in self.effects if effect.clear]
         at_change = {effect.worse for effect in clear if effect.at_change}
         if at_change:
             return "better and worse" if len(at_change) == 2 else "worse" if at_change == {True} else "better"
+        if self.with_incident:
+            return "came with an incident"
+        if not self.effects:
+            return "too little data"
         if clear:
             return "moved at another time"
         return "unclear" if any(effect.open for effect in self.effects) else "no change seen"
@@ -131,7 +138,9 @@ def build(context: Context) -> Content:
     if not changes:
         return Content(silence="No change of version, model, prompt or configuration was reported or seen in the runs in this period.")
     history = _without_incidents(context, histories.load_with_reference(context))
+    causes = _causes(context)
     judged = _corrected([_judge(history, changes, change) for change in changes])
+    judged = [replace(found, with_incident=any(cause.is_change(found.change) for cause in causes)) for found in judged]
     told = [found for found in judged if found.verdict in ("worse", "better", "better and worse")]
     findings = tuple(_finding(context, history, changes, found, number) for number, found in enumerate(told, 1))
     silent = f"{words.many(len(judged), 'change')}: {_counted(judged)}. {_nothing(judged)}"
@@ -148,10 +157,42 @@ def _without_incidents(context: Context, history: History) -> History:
     return history if kept.all() else replace(history, runs=history.runs[kept].reset_index(drop=True))
 
 
+class _Cause(NamedTuple):
+    """What an incident is laid to: a change that came at the same ``time``, or a version, prompt or model whose runs it is about."""
+
+    agent: str | None
+    version: str | None = None
+    time: datetime | None = None
+
+    def is_change(self, change: Change) -> bool:
+        """Whether it is this change."""
+        if None not in (self.agent, change.agent) and self.agent != change.agent:
+            return False
+        if self.time is not None:
+            return abs(change.time - self.time) <= SAME
+        return any(f"{mark}{words.name(self.version)}”" in change.what for mark in ("“", " "))  # a prompt's name may stand before it
+
+
+def _causes(context: Context) -> list[_Cause]:
+    """What the incidents of this report are laid to."""
+    done = searched(context)
+    if done is None:
+        return []
+    search, causes = done[0], list[_Cause]()
+    for incident in done[1].incidents:
+        named = {name: str(value) for name, value in incident.attributes.items() if value is not None}
+        causes += [_Cause(named.get("agent"), named[name]) for name in CHOSEN if name in named]
+        causes += [_Cause(whose, time=time) for _, whose, _, _, time in coinciding(context, search, incident)]
+    return causes
+
+
 def _nothing(judged: list[_Judged]) -> str:
     """Why none of the changes is told, in accordance with the verdicts of the table."""
     verdicts = {found.verdict for found in judged}
     text = "At none of them did anything clearly move"
+    if "came with an incident" in verdicts:
+        text = "What moved with some of them is told under “What went wrong in this time”"
+        text += "; at none of the others did anything clearly move" if len(verdicts) > 1 else ""
     if "moved at another time" in verdicts:
         text += "; what did move came at another time than the change"
     if "unclear" in verdicts:
@@ -333,7 +374,7 @@ def _table(context: Context, judged: list[_Judged]) -> Table:
             clock(context, found.change.time),
             "all agents" if found.change.agent is None else words.name(found.change.agent),
             found.change.what + (" (first seen)" if found.change.inferred else ""),
-            found.verdict if found.effects else f"{found.verdict}: {len(found.before)} and {len(found.after)} runs of {LEAST_RUNS}",
+            _in_words(found),
             *_cells(found, measured),
         )
         for found in shown
@@ -341,6 +382,11 @@ def _table(context: Context, judged: list[_Judged]) -> Table:
     title = "Changes" if len(judged) <= SHOWN else f"Changes (the first {SHOWN} of {len(judged):,})"
     title += ", and what they moved at most and at least (rates in points; all intervals hold at once with 95%)" if measured else ""
     return Table(title, ("time", "agent", "change", "verdict", *(nouns[key] for key in measured)), tuple(rows))
+
+
+def _in_words(found: _Judged) -> str:
+    few = f": {len(found.before)} and {len(found.after)} runs of {LEAST_RUNS}" if found.verdict == "too little data" else ""
+    return f"{found.verdict}{few}"
 
 
 def _cells(found: _Judged, measured: list[str]) -> list[str]:

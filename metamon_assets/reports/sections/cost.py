@@ -12,8 +12,9 @@ from datetime import UTC, date, timedelta
 from decimal import Decimal
 from typing import NamedTuple
 
-from metamon_assets.reports import charts, runs, words
-from metamon_assets.reports.findings import DAYS_A_MONTH, Content, Context, Estimate, Finding, Table
+from metamon_assets import charts, words
+from metamon_assets.reports import runs
+from metamon_assets.reports.findings import DAYS_A_MONTH, MATERIAL, Content, Context, Estimate, Finding, Table
 
 WEEK = timedelta(days=7)
 ENOUGH_FOR_TAIL = 200  # priced traces: below, 1 % of them is one or two
@@ -61,7 +62,7 @@ class _Model(NamedTuple):
 
 
 def build(context: Context) -> Content:
-    """Total, price gaps, change, tail; tables by agent and model; a picture over days."""
+    """Total where anything has a price, price gaps, change, tail; tables by agent and model; a picture over days."""
     where = runs.traces_where(context)
     groups = [_Group(*row) for row in runs.rows(context, _GROUPS.format(where=where))]
     models = [_Model(*row) for row in runs.rows(context, _MODELS.format(calls=runs.model_calls(context)))]
@@ -71,7 +72,8 @@ def build(context: Context) -> Content:
         return Content(silence="There are no traces in this period, so there is no cost to speak of.")
     total = sum((group.cost for group in agents if group.cost is not None), Decimal(0)) if priced else None
     unpriced = sorted((model for model in models if model.priced < model.calls), key=lambda model: model.priced - model.calls)
-    found = [_total(context, traces, priced, total), _unpriced(context, traces, priced, unpriced)]
+    found: list[Finding | None] = [_total(context, traces, priced, total)] if total is not None else []
+    found.append(_unpriced(context, traces, priced, unpriced))
     if total:
         found += [_change(context, groups), _tail(context, priced, total)]
     tables = [_agents(agents, total), _models(models), _overrides(unpriced)]
@@ -82,30 +84,22 @@ def build(context: Context) -> Content:
     )
 
 
-def _total(context: Context, traces: int, priced: int, total: Decimal | None) -> Finding:
+def _total(context: Context, traces: int, priced: int, total: Decimal) -> Finding:
     days = runs.observed_days(context)
     month = runs.a_month(context, total)
-    if total is None:
-        statement = f"What {words.many(traces, 'trace')} cost is unknown: none has a price."
-        certainty = "The source reports no cost, and no model with tokens was found to price them by."
+    whose = words.many(priced, "trace") + ("" if priced == traces else " with a price")
+    each = f" in {days:,.0f} days, {words.dollars(total / priced)} each." if days >= 2 else "."
+    statement = f"{whose} cost {words.dollars(total)}{each}"
+    certainty = "Counted, not estimated." if priced == traces else "Counted; what has no price is not in it."
+    if month is None:
+        certainty += f" A month is not estimated from less than {runs.FEW_DAYS} days."
     else:
-        whose = words.many(priced, "trace") + ("" if priced == traces else " with a price")
-        each = f" in {days:,.0f} days, {words.dollars(total / priced)} each." if days >= 2 else "."
-        statement = f"{whose} cost {words.dollars(total)}{each}"
-        certainty = (
-            "Counted, not estimated."
-            if priced == traces
-            else f"Counted; {words.of(traces - priced, traces, 'trace')} are unpriced and not in it."
-        )
-        if month is None:
-            certainty += f" A month is not estimated from less than {runs.FEW_DAYS} days."
-        else:
-            statement += f" At this rate a month of 30 days is {words.dollars(month)}."
+        statement += f" At this rate a month of 30 days is {words.dollars(month)}."
     return Finding(
         key="cost.total",
         statement=statement,
         certainty=certainty,
-        estimate=None if total is None else Estimate(float(total), None, None, "dollars", priced),
+        estimate=Estimate(float(total), None, None, "dollars", priced),
         money_per_month=month,
         query=runs.listing(context, order="total_cost DESC NULLS LAST"),
         severity="info",
@@ -133,13 +127,19 @@ def _unpriced(context: Context, traces: int, priced: int, models: list[_Model]) 
         why += f" The other {traces - priced - lacking:,} contain no such call." if lacking < traces - priced else ""
     return Finding(
         key="cost.unpriced",
-        statement=f"{words.of(traces - priced, traces, 'trace')} without a price: not counted as $0.{why}",
-        certainty="Counted.",
+        statement=f"{_without_a_price(traces, priced)}{why}",
+        certainty="Counted." if priced else "Counted; what is unknown is not counted as $0.",
         estimate=Estimate((traces - priced) / traces, None, None, "share", traces),
         runs=runs.examples(context, query),
         query=query,
         severity="notice" if lacking >= GAP * traces else "info",
     )
+
+
+def _without_a_price(traces: int, priced: int) -> str:
+    if not priced:
+        return f"What {words.many(traces, 'trace')} cost is unknown: none has a price."
+    return f"{words.of(traces - priced, traces, 'trace')} without a price: not counted as $0."
 
 
 def _change(context: Context, groups: list[_Group]) -> Finding | None:
@@ -190,7 +190,7 @@ def _change(context: Context, groups: list[_Group]) -> Finding | None:
         query=runs.listing(
             context, "day > %(before)s AND day <= %(last)s", {"before": last - WEEK, "last": last}, order="total_cost DESC NULLS LAST"
         ),
-        severity="notice" if clear and total.effect > 0 else "info",
+        severity="notice" if clear and total.effect > 0 and money >= MATERIAL else "info",
     )
 
 

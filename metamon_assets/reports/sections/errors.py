@@ -16,7 +16,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
-from metamon_assets.reports import runs, words
+from metamon_assets import words
+from metamon_assets.reports import outcomes, runs
 from metamon_assets.reports.findings import Content, Context, Estimate, Finding, Severity, Table
 from metamon_assets.reports.history import clock
 from metamon_assets.reports.measures import FAILED
@@ -102,12 +103,13 @@ class _Pattern:
 
 def build(context: Context) -> Content:
     """The largest patterns, and those that are new, rising, falling or gone."""
-    where = runs.traces_where(context)
+    where = f"{runs.traces_where(context)} AND {runs.told(context)}"
     ((total, first, failed, conversations, users),) = runs.rows(context, _OBSERVED.format(where=where))
+    silent = _untold(context)
     if not total:
-        return Content(silence="There are no runs in this period, so there are no errors to speak of.")
+        return Content(silence=silent or "There are no runs in this period, so there are no errors to speak of.")
     if not failed:
-        return Content(silence=f"None of {words.many(total, 'run')} failed.{_at_most(total)}")
+        return Content(silence=f"None of {words.many(total, 'run')} failed.{_at_most(total)} {silent}".strip())
     end = min(context.end, context.now)
     split = end - (end - first) * LAST_PART
     windows = _incidents(context, (end - split) / 2)
@@ -120,12 +122,22 @@ def build(context: Context) -> Content:
         _overall(context, total, failed, patterns, reason),
         *(_finding(context, pattern, total, split, end, unit) for pattern in told[:MOST]),
     ]
-    return Content(tuple(findings), (_table(context, patterns, total, failed),))
+    return Content(tuple(findings), (_table(context, patterns, total, failed),), silence=silent)
+
+
+def _untold(context: Context) -> str:
+    """That some runs, or all, do not tell whether they failed."""
+    query = f"SELECT count(*) FILTER (WHERE NOT {runs.told(context)}), count(*) FROM metamon.traces WHERE {runs.traces_where(context)}"
+    ((count, total),) = runs.rows(context, query)
+    if not count:
+        return ""
+    which = "These runs do not tell whether they" if count == total else f"{words.of(count, total, 'run')} do not tell whether they"
+    return f"{which} failed, so nothing is said of errors{'' if count == total else ' in them'}. {outcomes.HOW}"
 
 
 def _at_most(total: int) -> str:
     """The rule of three, exact: what a rate may be of which no case was seen."""
-    return f" The error rate may still be up to {words.percent(1 - 0.05 ** (1 / total))} (95%)." if total >= 2 else ""
+    return f" The error rate may still be up to {words.bound(1 - 0.05 ** (1 / total))} (95%)." if total >= 2 else ""
 
 
 def _incidents(context: Context, longest: timedelta) -> list[Window]:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metamon_assets.reports import charts, measures, runs, words
+from metamon_assets import charts, words
 from metamon_assets.reports import history as histories
+from metamon_assets.reports import measures, runs
 from metamon_assets.reports.findings import Content, Context, Estimate, Finding, Severity
 from metamon_assets.reports.history import History
 from metamon_assets.reports.measures import FAILED, VOLUME, Measure
@@ -83,16 +84,17 @@ def build(context: Context) -> Content:
         )
     search, found = done
     if not found.incidents:
-        return Content(silence=_silence(search, found))
+        return Content(silence=_silence(context, search, found))
     told = [_most_important_first(incident) for incident in found.incidents]
     sized = [(incident, _size(context, search, incident)) for incident in told]
     sized = [(incident, size) for incident, size in sized if size.before != UNKNOWN]  # what has no before cannot have moved
     if not sized:
-        return Content(silence=_silence(search, found))
+        return Content(silence=_silence(context, search, found))
     told = [incident for incident, _ in sized]
     return Content(
         tuple(_finding(context, search, incident, size, number) for number, (incident, size) in enumerate(sized, 1)),
         charts=tuple(_picture(search, incident) for incident in told[:PICTURES]),
+        silence=_ends(context, search.history),
     )
 
 
@@ -104,9 +106,19 @@ def _most_important_first(incident: Incident) -> Incident:
     return replace(incident, measure=moved[0], also=tuple(moved[1:]))
 
 
-def _silence(search: Search, found: Found) -> str:
+def _ends(context: Context, history: History) -> str:
+    """Where what is known of the runs ends, which is no outage."""
+    ended = [feed for feed in history.feeds if feed.ends_before(history.end) and feed.last >= context.start]
+    if not ended:
+        return ""
+    whose = [f" of {words.name(feed.project)} ({words.name(feed.source)})" if len(history.feeds) > 1 else "" for feed in ended]
+    ends = [f"The traces{name} end at {histories.clock(context, feed.last)}" for name, feed in zip(whose, ended, strict=True)]
+    return f"{'; '.join(ends)}: that is the end of what was read, so the hours after it are not called an outage."
+
+
+def _silence(context: Context, search: Search, found: Found) -> str:
     history = search.history
-    groups = [f"the largest {name.removeprefix('metadata ')}s" for name in search.sliced]
+    groups = [_values_of(name, history) for name in search.sliced]
     groups += ["calls of tools"] if len(search.tools) else []
     text = (
         f"Nothing stood out in {words.many(found.series, 'series', 'series')} ({_listed([measure.noun for measure in search.measures])},"
@@ -117,12 +129,19 @@ def _silence(search: Search, found: Found) -> str:
     n = SEEN_HOURS * len(history.runs) / max(history.hours, 1)
     if math.isfinite(share) and n >= 1:
         visible = _smallest_rise(float(share), n, found.threshold)
-        told = f"less than {words.percent(visible)}" if visible < 1 else "even 100.0%"
+        told = f"less than {words.bound(visible)}" if visible < 1 else "even 100.0%"
         rise = f"rose from {words.percent(float(share))} to {told} for {SEEN_HOURS} hours"
         text += f" An error rate of all runs that {rise} would probably not have been seen."
     if history.left_out:
         text += f" {words.many(history.left_out, 'run')} before {history.start:%Y-%m-%d} were left out: a search takes the latest million."
-    return text
+    return f"{text} {_ends(context, history)}".strip()
+
+
+def _values_of(attribute: str, history: History) -> str:
+    """What series there are of an attribute: "the largest agents"; a key of the metadata is somebody's own word, so it has no plural."""
+    if attribute in history.extra:
+        return f"the largest values of “{words.name(attribute.removeprefix('metadata '))}”"
+    return f"the largest {attribute}s"
 
 
 def _smallest_rise(share: float, n: float, threshold: float) -> float:
@@ -149,7 +168,7 @@ def _finding(context: Context, search: Search, incident: Incident, size: _Size, 
         f"From {histories.clock(context, start)} {until} ({_length(incident)}) the {noun}{whose}"
         f" {'rose' if rising else 'fell'} from {size.before} to {size.meanwhile}.{size.excess}"
     )
-    statement += "".join(f" {sentence}" for sentence in _more(context, search, incident, start))
+    statement += "".join(f" {sentence}" for sentence in _more(context, search, incident))
     query = _query(context, history, incident, start, end)
     return Finding(
         key=f"incidents.{number}.{incident.measure.key}",
@@ -182,7 +201,7 @@ def _certainty(search: Search, incident: Incident, size: _Size, level: Level, no
     return text
 
 
-def _more(context: Context, search: Search, incident: Incident, start: datetime) -> Iterator[str]:
+def _more(context: Context, search: Search, incident: Incident) -> Iterator[str]:
     """What else belongs to it: other measures, the kind of errors, a change at the same time."""
     if incident.measure == VOLUME and incident.end >= search.history.hours - 1 and not _actual(search, incident):
         yield "None has come since: either there were none, or their source has not delivered them."
@@ -195,18 +214,22 @@ def _more(context: Context, search: Search, incident: Incident, start: datetime)
         if len(kinds) and 2 * kinds.iloc[0] >= len(failed):
             count = words.of(int(kinds.iloc[0]), len(failed), "failed run")
             yield f"Most of the errors: “{words.name(str(kinds.index[0]))}” ({count})."
-    rows = search.tools[members(search.tools, incident.attributes)] if incident.of_tools else _chosen(search, incident)[0]
-    shares = rows["agent"].value_counts(normalize=True)
-    agents = [str(agent) for agent in shares.index[shares >= CONCERNED]]
-    near = max(COINCIDENCE, timedelta(hours=(incident.end - incident.start) / 10))
-    for kind, whose, version, inferred, time in runs.rows(
-        context, _EVENTS, {"from": start - near, "to": start + COINCIDENCE, "at": start, "whose": agents}
-    ):
+    for kind, whose, version, inferred, time in coinciding(context, search, incident):
         what = f"{kind} “{words.name(version)}”" if version else str(kind)
         yield (
             f"At the same time ({histories.clock(context, time)}): {what} of {words.name(whose) if whose else 'all agents'}"
             f" ({'first seen then' if inferred else 'reported'}); a hint, no proof."
         )
+
+
+def coinciding(context: Context, search: Search, incident: Incident) -> list[runs.Row]:
+    """The change that came at the same time as an incident, if any: kind, agent, version, whether it was inferred, when."""
+    start = search.history.start + timedelta(hours=incident.start)
+    rows = search.tools[members(search.tools, incident.attributes)] if incident.of_tools else _chosen(search, incident)[0]
+    shares = rows["agent"].value_counts(normalize=True)
+    agents = [str(agent) for agent in shares.index[shares >= CONCERNED]]
+    near = max(COINCIDENCE, timedelta(hours=(incident.end - incident.start) / 10))
+    return runs.rows(context, _EVENTS, {"from": start - near, "to": start + COINCIDENCE, "at": start, "whose": agents})
 
 
 def _size(context: Context, search: Search, incident: Incident) -> _Size:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from metamon_assets.reports import words
+from metamon_assets import words
 from metamon_assets.reports.findings import Content, Context, Table
 from metamon_assets.reports.readiness import FEATURES, Readiness, State, assess
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import NamedTuple
 
-from metamon_assets.reports import runs, words
+from metamon_assets import words
+from metamon_assets.reports import runs
 from metamon_assets.reports.findings import Content, Context, Estimate, Finding, Table
 
 WITHIN = "24 hours"
@@ -128,7 +129,7 @@ def _finding(context: Context, key: str, what: str, inputs: list[_Input], *, spa
         money_is="at most",
         runs=runs.examples(context, query),
         query=query,
-        severity="notice" if first.all_repeats >= 0.05 * first.all_times else "info",
+        severity="notice" if first.all_repeats >= 0.05 * first.all_times and runs.is_material(context, first.all_cost) else "info",
     )
 
 

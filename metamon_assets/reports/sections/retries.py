@@ -9,7 +9,8 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import NamedTuple
 
-from metamon_assets.reports import runs, words
+from metamon_assets import words
+from metamon_assets.reports import runs
 from metamon_assets.reports.findings import Content, Context, Estimate, Finding, Table
 
 SOON = "10 minutes"
@@ -143,7 +144,7 @@ def _calls(context: Context, step: Step) -> Finding:
         money_is="what the calls made again cost",
         runs=runs.examples(context, query),
         query=query,
-        severity="notice" if step.retries >= 0.05 * step.calls else "info",
+        severity="notice" if step.retries >= 0.05 * step.calls and runs.is_material(context, step.cost) else "info",
     )
 
 
@@ -157,7 +158,8 @@ def _asked_again(context: Context) -> tuple[Finding | None, str]:
     if not turns:
         return None, "The traces name no conversation, so it cannot be seen whether people ask again after a failure."
     if not failures:
-        return None, "No trace of a conversation failed."
+        told = runs.told(context) == "true"
+        return None, "No trace of a conversation failed." if told else "Whether traces failed is not known of all of them."
     if count < LEAST:
         return (
             None,

@@ -12,8 +12,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
+from metamon_assets import words
 from metamon_assets.config import Configuration
-from metamon_assets.reports import runs, words
+from metamon_assets.reports import runs
 from metamon_assets.reports.findings import Content, Context, Estimate, Finding, Table
 from metamon_assets.reports.sections import retries
 from metamon_assets.traces.configured import price_overrides
@@ -253,8 +254,12 @@ def _finding(context: Context, saving: _Saving, others: list[_Saving], total: De
         money_is="at most",
         runs=runs.examples(context, saving.query),
         query=saving.query,
-        severity="notice" if saving.key.startswith(SAFE) and saving.amount >= NOTABLE * total else "info",
+        severity="notice" if _notable(context, saving, total) else "info",
     )
+
+
+def _notable(context: Context, saving: _Saving, total: Decimal) -> bool:
+    return saving.key.startswith(SAFE) and saving.amount >= NOTABLE * total and runs.is_material(context, saving.amount)
 
 
 def _overlap(one: _Saving, other: _Saving) -> bool:

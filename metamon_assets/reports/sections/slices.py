@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from metamon_assets.reports import runs, words
+from metamon_assets import words
+from metamon_assets.reports import runs
 from metamon_assets.reports.findings import Content, Context, Estimate, Finding, Table
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ _BASE = """
     WITH base AS MATERIALIZED (
         SELECT COALESCE(user_id, conversation_id, run_id) AS unit, agent_name, agent_version, tenant_id, mode, environment,
             response_model, request_model,
-            CASE WHEN status IN ('success', 'error') THEN 1.0::float8 ELSE 0 END AS is_ended,
+            CASE WHEN status IN ('success', 'error') AND {told} THEN 1.0::float8 ELSE 0 END AS is_ended,
             CASE WHEN status = 'error' THEN 1.0::float8 ELSE 0 END AS is_failed,
             CASE WHEN latency_seconds > 0 THEN ln(latency_seconds) END AS log, total_cost::float8 AS paid
         FROM metamon.traces WHERE {where}
@@ -92,7 +93,7 @@ def build(context: Context) -> Content:
     """What stands out, and a table of every dimension's values."""
     where = runs.traces_where(context)
     parts = [_OF_DIMENSION.format(dimension=dimension, within=within, value=value) for dimension, (within, value) in DIMENSIONS.items()]
-    query = _BASE.format(where=where) + " UNION ALL ".join(parts)
+    query = _BASE.format(where=where, told=runs.told(context)) + " UNION ALL ".join(parts)
     slices = [
         _Slice(dimension, within, value, int(traces), np.array(sums, np.float64).reshape(len(_METRICS), 6))
         for dimension, within, value, traces, *sums in runs.rows(context, query)

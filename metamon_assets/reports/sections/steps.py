@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metamon_assets.reports import charts, runs, words
+from metamon_assets import charts, words
+from metamon_assets.reports import runs
 from metamon_assets.reports.findings import Content, Context, Estimate, Finding, Table
 
 LARGE = 0.1  # share of the time that makes a step worth a sentence

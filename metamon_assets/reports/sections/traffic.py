@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import numpy as np
 
-from metamon_assets.reports import charts, words
+from metamon_assets import charts, words
 from metamon_assets.reports import history as histories
 from metamon_assets.reports.findings import Content, Context
 

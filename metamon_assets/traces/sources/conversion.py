@@ -1,10 +1,11 @@
 """Loose values into the unified columns: text, numbers and nested JSON as files and wires spell them.
 
 Here belongs the one place where a value of the wrong type is told from one that is merely spelled differently.
-Numbers as text, whole floats as integers, ISO times with Z, an offset or none (UTC is assumed), epoch seconds,
-milli-, micro- and nanoseconds are read; what is ambiguous is not guessed at but reported, row by row. Every
-column is first tried as a whole by Arrow and value by value only when that fails. Ranges and logic
-(negative durations, an end before its start) are ``traces.normalise``'s.
+Numbers as text (also 1,234.5 and, as an amount, $0.01), whole floats as integers, ISO times with Z, an offset or none
+(UTC is assumed), epoch seconds, milli-, micro- and nanoseconds are read; what is ambiguous is not guessed at but
+reported, row by row. Every column is first tried as a whole by Arrow and value by value only when that fails. Ranges and
+logic (negative durations, an end before its start) are ``traces.normalise``'s, unless a mapping asks for such values
+to be left out.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from typing import Any, NamedTuple
@@ -21,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metamon_assets.traces import columns
+from metamon_assets.traces.pricing import MOST_TOKENS
 from metamon_assets.traces.sources.base import Kind
 
 SCHEMAS: Mapping[Kind, pa.Schema] = {
@@ -44,7 +47,16 @@ _MONEY_LIMIT = Decimal(10) ** (columns.MONEY.precision - columns.MONEY.scale)
 # Plausible epochs lie between 2000 and 2100; seconds, milli-, micro- and nanoseconds then never overlap.
 _EPOCH_FIRST, _EPOCH_LAST = 946_684_800, 4_102_444_800
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+# Thousands in groups where nothing else can be meant: 1,234.5 and 1,234,567 and 1'234.5, but not 1,234 (see ``decimal_comma``).
+_GROUPED = re.compile(r"[+-]?\d{1,3}((,\d{3})+\.\d+|(,\d{3}){2,}|([ '\u2019\u00a0\u202f]\d{3})+(\.\d+)?)")
+_GROUPED_WHOLE = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
+_GROUP_MARKS = str.maketrans("", "", ", '\u2019\u00a0\u202f")
+_DOLLARS = re.compile(r"([+-]?)\s*(?:US)?\$\s*(.*)|(.*?)\s*(?:USD|US\$|\$)|USD\s*(.*)", re.IGNORECASE | re.DOTALL)
 _RAW_SHOWN = 80
+
+LEFT_OUT = "left_out"  # in metadata: the values that were left out of a row, by column
+LONGEST_SECONDS = 10 * 365 * 86_400.0  # beyond it a start plus a duration leaves the calendar
+DEAREST = 10_000_000  # US dollars for one run
 
 
 class Problem(NamedTuple):
@@ -61,18 +73,47 @@ class _UnreadableError(ValueError):
 Problems = dict[int, Problem]  # by position of the row
 
 
-def to_table(kind: Kind, values: Mapping[str, Sequence[Any] | pa.Array], rows: int) -> tuple[pa.Table, Problems]:
+@dataclass(slots=True)
+class Findings:
+    """What is wrong with the rows of a chunk: those that cannot be accepted, and the values that are left out of others.
+
+    Without ``leaves_out`` a value that does not fit costs its row. With it the row stays without the value, unless the
+    value is one of ``needed``: the row's identifier and its time.
+    """
+
+    leaves_out: bool = False
+    needed: frozenset[str] = frozenset()
+    problems: Problems = field(default_factory=dict)  # the first of each row counts
+    left_out: dict[int, dict[str, Any]] = field(default_factory=dict)  # by row and column
+
+    def unreadable(self, row: int, column: str, value: Any, problem: Problem) -> None:
+        """Note a value that its column cannot hold."""
+        if self.leaves_out and column not in self.needed:
+            self.left_out.setdefault(row, {})[column] = value
+        else:
+            self.problems.setdefault(row, problem)
+
+
+def to_table(
+    kind: Kind, values: Mapping[str, Sequence[Any] | pa.Array], rows: int, findings: Findings | None = None
+) -> tuple[pa.Table, Problems]:
     """Unified columns of ``kind`` as an Arrow table of ``rows`` rows, and the rows that do not fit.
 
     The table keeps every row, in order; the caller drops those that have a problem. Keys of ``values`` must be
     columns of the kind. Each row needs the kind's identifier (run_id, feedback_id, event_id; gauges their name).
+    ``findings`` are those of a mapping, which is where these problems are added.
     """
     schema = SCHEMAS[kind]
-    problems: Problems = {}
+    findings = findings or Findings()
+    problems = findings.problems
     arrays: dict[str, pa.Array] = {}
     for name in schema.names:
         if name in values:
-            arrays[name] = to_column(name, values[name], schema.field(name).type, problems)
+            arrays[name] = to_column(name, values[name], schema.field(name).type, findings)
+            if findings.leaves_out and name in _MOST:
+                arrays[name] = _within(name, arrays[name], findings)
+    if findings.leaves_out and {"start_time", "end_time"} <= arrays.keys():
+        arrays["end_time"] = _not_before(arrays["end_time"], arrays["start_time"], findings)
     identifier = IDENTIFIERS[kind]
     ids = arrays.get(identifier)
     if ids is None:
@@ -85,8 +126,8 @@ def to_table(kind: Kind, values: Mapping[str, Sequence[Any] | pa.Array], rows: i
     return pa.table(arrays), problems
 
 
-def to_column(name: str, values: Sequence[Any] | pa.Array, wanted: pa.DataType, problems: Problems) -> pa.Array:
-    """One unified column. Values that do not fit become NULL and are noted in ``problems`` (the first per row counts)."""
+def to_column(name: str, values: Sequence[Any] | pa.Array, wanted: pa.DataType, findings: Findings) -> pa.Array:
+    """One unified column. Values that do not fit become NULL and are noted."""
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
     if isinstance(values, pa.Array):
@@ -99,7 +140,7 @@ def to_column(name: str, values: Sequence[Any] | pa.Array, wanted: pa.DataType, 
     if not types:
         return pa.nulls(len(values), wanted)
     column = _whole(name, values, types, wanted)
-    return column if column is not None else _one_by_one(name, values, wanted, problems)
+    return column if column is not None else _one_by_one(name, values, wanted, findings)
 
 
 def json_text(value: Any) -> str:
@@ -108,6 +149,23 @@ def json_text(value: Any) -> str:
         return orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS).decode()
     except (TypeError, orjson.JSONEncodeError):  # integers beyond 64 bits, lone surrogates, very deep nesting
         return orjson.dumps(_printable(value), default=_plain, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def as_number(value: Any) -> Decimal | None:
+    """A number, whatever way it is spelled; None for what stands for no value. Raises ValueError, saying what was expected."""
+    return _number(value)
+
+
+def as_amount(value: Any) -> Decimal | None:
+    """An amount in US dollars: a number, with or without the sign of the currency. Raises ValueError like ``as_number``."""
+    if isinstance(value, str) and (match := _DOLLARS.fullmatch(value.strip())):
+        return _number("".join(part for part in match.groups() if part))
+    return _number(value)
+
+
+def is_amount(column: str) -> bool:
+    """Whether a unified column holds money."""
+    return column.endswith("_cost")
 
 
 def shown(value: Any) -> str:
@@ -240,10 +298,39 @@ def _has_infinite(numbers: pa.Array) -> bool:
     return bool(pc.any(pc.is_inf(numbers)).as_py())
 
 
+_MOST: Mapping[str, int | float] = {
+    name: LONGEST_SECONDS if name.endswith("_seconds") else DEAREST if kind == columns.MONEY else MOST_TOKENS
+    for name, kind in columns.RUN_FIELDS
+    if name.endswith(("_seconds", "_tokens", "_calls", "_cost", "retrievals"))
+}
+
+
+def _within(name: str, column: pa.Array, findings: Findings) -> pa.Array:
+    """The column without figures that cannot be: negative ones, and those beyond what one run can have."""
+    figures = column.cast(pa.float64(), safe=False)
+    possible = pc.and_(pc.greater_equal(figures, 0), pc.less_equal(figures, float(_MOST[name])))  # which NaN is not
+    bad = pc.invert(pc.fill_null(possible, fill_value=True))
+    return _without_values(name, column, bad, findings)
+
+
+def _not_before(ends: pa.Array, starts: pa.Array, findings: Findings) -> pa.Array:
+    """The ends without those that lie before the start."""
+    return _without_values("end_time", ends, pc.fill_null(pc.less(ends, starts), fill_value=False), findings)
+
+
+def _without_values(name: str, column: pa.Array, bad: pa.Array, findings: Findings) -> pa.Array:
+    if not pc.any(bad).as_py():
+        return column
+    for row in pc.indices_nonzero(bad).to_pylist():
+        value = column[row].as_py()
+        findings.unreadable(row, name, value, Problem("impossible_value", f"{name} is {shown(value)}: leave it out when it is unknown"))
+    return pc.if_else(bad, pa.scalar(None, column.type), column)
+
+
 # Single values ---------------------------------------------------------------------------------------------
 
 
-def _one_by_one(name: str, values: Sequence[Any], wanted: pa.DataType, problems: Problems) -> pa.Array:
+def _one_by_one(name: str, values: Sequence[Any], wanted: pa.DataType, findings: Findings) -> pa.Array:
     read = _reader(name, wanted)
     result: list[Any] = []
     for row, value in enumerate(values):
@@ -254,7 +341,7 @@ def _one_by_one(name: str, values: Sequence[Any], wanted: pa.DataType, problems:
             result.append(read(value))
         except ValueError as error:
             result.append(None)
-            problems.setdefault(row, Problem("wrong_type", f"{name} is {shown(value)}; expected {error}"))
+            findings.unreadable(row, name, value, Problem("wrong_type", f"{name} is {shown(value)}; expected {error}"))
     return pa.array(result, wanted)
 
 
@@ -339,6 +426,8 @@ def _number(value: Any) -> Decimal | None:
     text = str(value).strip()
     if text.lower() in _MISSING:
         return None
+    if _GROUPED.fullmatch(text):
+        text = text.translate(_GROUP_MARKS)
     try:
         number = Decimal(text)
     except InvalidOperation:
@@ -359,6 +448,8 @@ def _float(value: Any) -> float | None:
 
 
 def _integer(value: Any, limit: int) -> int | None:
+    if isinstance(value, str) and _GROUPED_WHOLE.fullmatch(value.strip()):  # of a whole number, 1,234 has one meaning only
+        value = value.replace(",", "")
     number = _number(value)
     if number is None:
         return None
@@ -368,7 +459,7 @@ def _integer(value: Any, limit: int) -> int | None:
 
 
 def _money(value: Any) -> Decimal | None:
-    number = _number(value)
+    number = as_amount(value)
     if number is None:
         return None
     if abs(number) >= _MONEY_LIMIT:

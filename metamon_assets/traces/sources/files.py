@@ -35,10 +35,11 @@ from metamon_assets.traces.sources.catalogue import BATCH_ROWS, Catalogue, Catal
 from metamon_assets.traces.sources.conversion import (
     DERIVED,
     IDENTIFIERS,
+    LEFT_OUT,
     SCHEMAS,
     TIMES,
+    Findings,
     Problem,
-    Problems,
     json_text,
     parse_time,
     to_table,
@@ -269,7 +270,7 @@ class _FileReader:
         try:
             with pq.ParquetFile(self.file.path) as parquet:
                 if self.source.mapping:
-                    self.source.mapping.require(parquet.schema_arrow.names, str(self.file.path))
+                    self.source.mapping.require(list(_places(parquet.schema_arrow)), str(self.file.path))
                 starts = _group_starts(parquet.metadata)
                 for group in range(len(starts)) if groups is None else groups:
                     first = starts[group]
@@ -318,17 +319,18 @@ class _FileReader:
     def batch(self, rows: list[dict[str, Any]], lines: Sequence[int], rejects: Sequence[Reject] = ()) -> Batch:
         """Rows of the file as a batch, through the mapping or by their own names; ``rejects`` come with it."""
         if self.source.mapping:
-            values, origins, problems = self.source.mapping.apply(rows, lines, self.file.relative, self.seen_traces)
-            batch = self.finish(values, [lines[origin] for origin in origins], lambda row: json_text(rows[origins[row]]), problems)
+            values, origins, findings = self.source.mapping.apply(rows, lines, self.file.relative, self.seen_traces)
+            batch = self.finish(values, [lines[origin] for origin in origins], lambda row: json_text(rows[origins[row]]), findings)
         else:
             batch = self.finish(_columns_of(self.kind, rows, self.source.name), lines, lambda row: json_text(rows[row]))
         return replace(batch, rejects=(*rejects, *batch.rejects))
 
-    def finish(self, values: Mapping[str, Any], lines: Sequence[int], raw: Callable[[int], str], problems: Problems | None = None) -> Batch:
+    def finish(self, values: Mapping[str, Any], lines: Sequence[int], raw: Callable[[int], str], findings: Findings | None = None) -> Batch:
         """Typed columns, the source's own filled in, without the rows that have a problem: those become rejects."""
         kind, file = self.kind, self.file
-        table, found = to_table(kind, values, len(lines))
-        found |= problems or {}
+        table, found = to_table(kind, values, len(lines), findings)
+        if findings is not None and findings.left_out and _folding(kind) == "metadata":
+            table = _with_left_out(table, findings.left_out)
         table = _filled(table, "source", pa.scalar(self.source.name))
         table = _filled(table, "project", pa.scalar(self.source.project))
         table = _filled(table, "observed_time", pa.scalar(file.modified, columns.TIMESTAMP))
@@ -422,6 +424,22 @@ def _folding(kind: Kind) -> str:
     return "labels" if kind is Kind.GAUGES else "metadata"
 
 
+def _with_left_out(table: pa.Table, left_out: Mapping[int, Mapping[str, Any]]) -> pa.Table:
+    """The rows' metadata with the values that were left out of their columns."""
+    if "metadata" not in table.column_names:
+        table = table.append_column("metadata", pa.nulls(table.num_rows, pa.string()))
+    metadata = table["metadata"].to_pylist()
+    for row, values in left_out.items():
+        metadata[row] = json_text(
+            {**orjson.loads(metadata[row] or "{}"), LEFT_OUT: {name: _as_text(value) for name, value in values.items()}}
+        )
+    return table.set_column(table.column_names.index("metadata"), "metadata", pa.array(metadata, pa.string()))
+
+
+def _as_text(value: Any) -> str:
+    return json_text(value) if isinstance(value, (dict, list)) else str(value)
+
+
 def _filled(table: pa.Table, name: str, value: pa.Scalar) -> pa.Table:
     """The column with its gaps filled, or made."""
     if name not in table.column_names:
@@ -449,6 +467,14 @@ def _encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _places(schema: Iterable[pa.Field], prefix: str = "") -> Iterator[str]:
+    """The names of columns, and of what is nested in them."""
+    for column in schema:
+        yield prefix + column.name
+        if pa.types.is_struct(column.type):
+            yield from _places(column.type, f"{prefix}{column.name}.")
 
 
 def _group_starts(metadata: Any) -> list[int]:

@@ -16,12 +16,14 @@ rows. It reads no files and decides no types: ``files`` feeds it, ``conversion``
       - when: {not_empty: error}
         set: {status: error}
 
-Columns of the source that no unified column holds whole go to metadata, unless ``leftovers: drop``.
+A column of nested objects is named by its keys with dots between: ``tenant_id: customer.id``. Columns of the source that
+no unified column holds whole go to metadata, unless ``leftovers: drop``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -38,14 +40,28 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from metamon_assets.errors import closest
+from metamon_assets.traces.normalise import known_run_type, known_status
 from metamon_assets.traces.sources.base import Kind, SourceError
-from metamon_assets.traces.sources.conversion import SCHEMAS, TIMES, Problem, Problems, json_text, parse_time, shown
+from metamon_assets.traces.sources.conversion import (
+    IDENTIFIERS,
+    SCHEMAS,
+    TIMES,
+    Findings,
+    Problem,
+    as_amount,
+    as_number,
+    is_amount,
+    json_text,
+    parse_time,
+    shown,
+)
 
 Scalar = str | int | float | bool
 Rows = dict[str, list[Any]]  # column name to one value per row
 
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0}
 _OURS = frozenset({"source", "observed_time"})  # the file source fills these
+_POINTED = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+(,\d+)?")
 
 
 class _Model(BaseModel):
@@ -82,7 +98,7 @@ class ColumnRule(_Model):
 
     # Origins
     column: str | None = None
-    """The source's column."""
+    """The source's column; of nested objects the keys with dots between."""
     join: list[str] | None = Field(default=None, min_length=2)
     """The texts of several columns with a space between them, such as a date and a time of day; NULL when one of them is."""
     value: Scalar | None = None
@@ -103,7 +119,9 @@ class ColumnRule(_Model):
     map: dict[str, Scalar | None] | None = None
     """Values to replace, spelled as text (1.0 also stands for 1); others pass unchanged."""
     decimal_comma: bool = False
-    """Numbers are written with a comma, as 0,85."""
+    """Numbers are written with a comma, as 0,85; points group thousands, as in 1.234,5."""
+    thousands_comma: bool = False
+    """Commas group thousands also where that cannot be seen, as in 1,234. (1,234.5 and 1,234,567 are read without it.)"""
     scale: float | None = None
     """Factor for numbers."""
     unit: Literal["s", "ms", "us", "ns", "min", "h"] | None = None
@@ -124,6 +142,8 @@ class ColumnRule(_Model):
             raise ValueError("format goes with neither unit nor base: it reads text, they read numbers")
         if self.base and not self.unit:
             raise ValueError("base needs unit: what the numbers count, for example unit: s")
+        if self.decimal_comma and self.thousands_comma:
+            raise ValueError("decimal_comma and thousands_comma exclude each other: a comma means the one or the other")
         return self
 
     @property
@@ -169,11 +189,11 @@ class Condition(_Model):
     def holds(self, row: dict[str, Any]) -> bool:
         """Whether a row of the source meets all of it."""
         return (
-            all(_is_zero(row.get(name)) for name in self.all_zero)
-            and all(_is_empty(row.get(name)) for name in _names(self.empty))
-            and not any(_is_empty(row.get(name)) for name in _names(self.not_empty))
-            and all(_key(row.get(name)) in _keys(wanted) for name, wanted in self.equals.items())
-            and all(re.search(pattern, _as_text(row.get(name))) for name, pattern in self.matches.items())
+            all(_is_zero(at(row, name)) for name in self.all_zero)
+            and all(_is_empty(at(row, name)) for name in _names(self.empty))
+            and not any(_is_empty(at(row, name)) for name in _names(self.not_empty))
+            and all(_key(at(row, name)) in _keys(wanted) for name, wanted in self.equals.items())
+            and all(re.search(pattern, _as_text(at(row, name))) for name, pattern in self.matches.items())
         )
 
 
@@ -223,6 +243,10 @@ class Mapping(_Model):
     """Columns that are not loaded at all, such as labels that must not be seen."""
     optional: list[str] = []
     """Columns that are read where a file has them; a CSV or Parquet file must have all others."""
+    unreadable: Literal["reject", "leave_out"] = "reject"
+    """What becomes of a value that its column cannot hold (text for a number, a negative duration): its row goes to quarantine,
+    or the row stays without the value, which metadata then keep under ``left_out``. A status that is not known then counts as
+    an error. An identifier or a start that cannot be read always costs the row."""
     leftovers: Literal["metadata", "drop"] = "metadata"
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     """Of CSV files; a comma by default."""
@@ -281,14 +305,15 @@ class Mapping(_Model):
                 "Correct the mapping's column names or the file's header"
             )
 
-    def apply(self, rows: list[dict[str, Any]], lines: Sequence[int], file: str, seen_traces: set[str]) -> tuple[Rows, list[int], Problems]:
+    def apply(self, rows: list[dict[str, Any]], lines: Sequence[int], file: str, seen_traces: set[str]) -> tuple[Rows, list[int], Findings]:
         """Unified columns, loosely typed, of a chunk of the source's rows.
 
         ``lines`` are the rows' numbers in ``file`` (a name that stays the same). ``seen_traces`` is kept by the
         caller for one file. Returns the columns, for each output row the input row that it came from (roots of
-        traces are additional rows), and the rows that cannot be accepted, by output row.
+        traces are additional rows), and what is wrong with the output rows.
         """
-        given = _Given(rows, lines, file)
+        needed = frozenset({IDENTIFIERS[self.kind], TIMES[self.kind]})
+        given = _Given(rows, lines, file, Findings(leaves_out=self.unreadable == "leave_out", needed=needed))
         result = _make(self.columns, given)
         if self.kind is Kind.RUNS:
             _declare_time(self, result, len(rows))
@@ -303,7 +328,9 @@ class Mapping(_Model):
             firsts = _first_steps(self.trace.by, rows, seen_traces)
             _append_roots(self.trace, result, given, firsts)
             origins += firsts
-        return result, origins, given.problems
+        if self.unreadable == "leave_out" and self.kind is Kind.RUNS:
+            _leave_out_unknown_words(result, given.findings)
+        return result, origins, given.findings
 
 
 def load(given: str | Path | dict[str, Any]) -> Mapping:
@@ -370,10 +397,18 @@ class _Given:
     rows: list[dict[str, Any]]
     lines: Sequence[int]
     file: str
-    problems: Problems = field(default_factory=dict)
+    findings: Findings = field(default_factory=Findings)
 
     def only(self, places: list[int]) -> _Given:
-        return _Given([self.rows[place] for place in places], [self.lines[place] for place in places], self.file)
+        findings = Findings(leaves_out=self.findings.leaves_out, needed=self.findings.needed)
+        return _Given([self.rows[place] for place in places], [self.lines[place] for place in places], self.file, findings)
+
+    def add(self, places: Sequence[int], others: Findings) -> None:
+        """What is wrong with rows that were taken out of these, by where they stand here."""
+        for row, problem in others.problems.items():
+            self.findings.problems.setdefault(places[row], problem)
+        for row, values in others.left_out.items():
+            self.findings.left_out[places[row]] = self.findings.left_out.get(places[row], {}) | values
 
 
 def _make(columns: dict[str, list[ColumnRule]], given: _Given) -> Rows:
@@ -403,26 +438,48 @@ def _evaluate(name: str, rule: ColumnRule, given: _Given) -> list[Any]:
         replaced = {_key(key): value for key, value in rule.map.items()}
         values = [replaced.get(_key(value), value) if value is not None else None for value in values]
     if rule.decimal_comma:
-        values = [value.replace(",", ".") if isinstance(value, str) else value for value in values]
+        values = [with_point(value) if isinstance(value, str) else value for value in values]
+    if rule.thousands_comma:
+        values = [value.replace(",", "") if isinstance(value, str) else value for value in values]
     if rule.scale is not None or rule.unit is not None or rule.format is not None or rule.zone is not None:
-        values = _figures(name, rule, values, given.problems)
+        values = _figures(name, rule, values, given.findings)
     return values
 
 
 def _origin(rule: ColumnRule, given: _Given) -> list[Any]:
     rows = given.rows
     if rule.column is not None:
-        return [None if _is_empty(value := row.get(rule.column)) else value for row in rows]
+        return [None if _is_empty(value := at(row, rule.column)) else value for row in rows]
     if rule.join is not None:
-        return [joined(row.get(name) for name in rule.join) for row in rows]
+        return [joined(at(row, name) for name in rule.join) for row in rows]
     if rule.hash is not None:
-        return [_digest([_as_text(row.get(name)) for name in rule.hash]) for row in rows]
+        return [_digest([_as_text(at(row, name)) for name in rule.hash]) for row in rows]
     if rule.template is not None:
-        names = rule.inputs
-        return [None if any(_is_empty(row.get(name)) for name in names) else rule.template.format_map(row) for row in rows]
+        parts = [(text, name, form or "") for text, name, form, _ in Formatter().parse(rule.template)]
+        return [_rendered(parts, row) for row in rows]
     if rule.line:
         return [_digest([given.file, str(line)]) for line in given.lines]
     return [rule.value] * len(rows)
+
+
+def _rendered(parts: list[tuple[str, str | None, str]], row: dict[str, Any]) -> str | None:
+    """A template's text and fields with what a row has for them; None when one is empty."""
+    values = [at(row, name) if name else "" for _, name, _ in parts]
+    if any(name and _is_empty(value) for (_, name, _), value in zip(parts, values, strict=True)):
+        return None
+    return "".join(text + format(value, form) for (text, _, form), value in zip(parts, values, strict=True))
+
+
+def _as_float(name: str, value: Any) -> float | None:
+    """A number whatever its spelling; the usual one at once. Raises ValueError."""
+    try:
+        number = float(value)
+        if math.isfinite(number):
+            return number
+    except ValueError:
+        pass
+    read = as_amount(value) if is_amount(name) else as_number(value)
+    return None if read is None else float(read)
 
 
 def _figure(name: str, rule: ColumnRule, value: Any) -> Any:
@@ -434,7 +491,9 @@ def _figure(name: str, rule: ColumnRule, value: Any) -> Any:
         return (moment.replace(tzinfo=zone) if moment.tzinfo is None else moment).astimezone(UTC)
     if rule.zone is not None and rule.unit is None:
         return _in_zone(value, zone)
-    number = float(value)
+    number = _as_float(name, value)
+    if number is None:
+        return None
     if rule.scale is not None:
         number *= rule.scale
     if rule.unit is not None:
@@ -453,15 +512,26 @@ def _in_zone(value: Any, zone: tzinfo) -> datetime | None:
     return (moment.replace(tzinfo=zone) if moment.tzinfo is None else moment).astimezone(UTC)
 
 
-def _figures(name: str, rule: ColumnRule, values: list[Any], problems: Problems) -> list[Any]:
+def _figures(name: str, rule: ColumnRule, values: list[Any], findings: Findings) -> list[Any]:
     result = []
     for row, value in enumerate(values):
         try:
             result.append(None if value is None else _figure(name, rule, value))
         except (ValueError, TypeError, OverflowError) as error:
             result.append(None)
-            problems.setdefault(row, Problem("wrong_type", f"{name} is {shown(value)}, which the mapping cannot read: {error}"))
+            problem = Problem("wrong_type", f"{name} is {shown(value)}, which the mapping cannot read: {error}")
+            findings.unreadable(row, name, value, problem)
     return result
+
+
+def _leave_out_unknown_words(result: Rows, findings: Findings) -> None:
+    """A status that is not known counts as an error: it must not pass for a success. A run type that is not known is none."""
+    for name, known, instead in (("status", known_status, "error"), ("run_type", known_run_type, None)):
+        unknown = {word for word in set(map(_as_text, result.get(name, ()))) if word and known(word) is None}
+        for row, value in enumerate(result[name] if unknown else ()):
+            if _as_text(value) in unknown:
+                findings.left_out.setdefault(row, {})[name] = value
+                result[name][row] = instead
 
 
 def _declare_time(mapping: Mapping, result: Rows, count: int) -> None:
@@ -482,17 +552,21 @@ def _add_end(result: Rows, count: int) -> None:
     for row, (start, latency, end) in enumerate(zip(result["start_time"], result["latency_seconds"], ends, strict=True)):
         if end is None and start is not None and latency is not None:
             try:
-                begun = parse_time(start)
-                ends[row] = begun and begun + timedelta(seconds=float(latency))
+                begun, took = parse_time(start), _as_float("latency_seconds", latency)
+                if begun is not None and took is not None and took >= 0:
+                    ends[row] = begun + timedelta(seconds=took)
             except (ValueError, TypeError, OverflowError):
                 continue  # the value itself is reported when its column is converted
 
 
 def _fold_leftovers(result: Rows, rows: list[dict[str, Any]], consumed: set[str]) -> None:
     given = result.get("metadata") or [None] * len(rows)
+    nested = [name for name in consumed if "." in name]
     folded: list[Any] = []
     for row, own in zip(rows, given, strict=True):
         extra = {str(key): value for key, value in row.items() if key not in consumed and not _is_empty(value)}
+        for name in nested:
+            extra = _without(extra, name)
         if own is not None:
             extra |= own if isinstance(own, dict) else {"metadata": own}
         folded.append(extra or None)
@@ -514,7 +588,7 @@ def _change(rules: list[Rule], result: Rows, given: _Given, offset: int = 0) -> 
                 result[name][offset + hit] = None
         if rule.reject is not None:
             for hit in hits:
-                given.problems.setdefault(hit, Problem("rule", rule.reject))
+                given.findings.problems.setdefault(hit, Problem("rule", rule.reject))
 
 
 def _new_values(name: str, value: Scalar | ColumnRule, given: _Given, hits: list[int]) -> list[Any]:
@@ -522,8 +596,7 @@ def _new_values(name: str, value: Scalar | ColumnRule, given: _Given, hits: list
         return [value] * len(hits)
     chosen = given.only(hits)
     values = _evaluate(name, value, chosen)
-    for place, problem in chosen.problems.items():
-        given.problems.setdefault(hits[place], problem)
+    given.add(hits, chosen.findings)
     return values
 
 
@@ -531,7 +604,7 @@ def _new_values(name: str, value: Scalar | ColumnRule, given: _Given, hits: list
 
 
 def _link(trace: TraceRule, result: Rows, rows: list[dict[str, Any]]) -> None:
-    groups = [_as_text(row.get(trace.by)) or None for row in rows]
+    groups = [_as_text(at(row, trace.by)) or None for row in rows]
     result.setdefault("trace_id", groups)
     parents = result.setdefault("parent_run_id", [None] * len(rows))
     result["parent_run_id"] = [group if parent is None else parent for group, parent in zip(groups, parents, strict=True)]
@@ -540,7 +613,7 @@ def _link(trace: TraceRule, result: Rows, rows: list[dict[str, Any]]) -> None:
 def _first_steps(by: str, rows: list[dict[str, Any]], seen: set[str]) -> list[int]:
     firsts = []
     for position, row in enumerate(rows):
-        group = _as_text(row.get(by))
+        group = _as_text(at(row, by))
         if group and group not in seen:
             seen.add(group)
             firsts.append(position)
@@ -550,7 +623,7 @@ def _first_steps(by: str, rows: list[dict[str, Any]], seen: set[str]) -> list[in
 def _append_roots(trace: TraceRule, result: Rows, given: _Given, firsts: list[int]) -> None:
     steps, count = given.only(firsts), len(given.rows)
     roots = _make(trace.columns, steps)
-    groups: list[Any] = [_as_text(step.get(trace.by)) for step in steps.rows]
+    groups: list[Any] = [_as_text(at(step, trace.by)) for step in steps.rows]
     roots |= {"run_id": groups, "trace_id": groups, "parent_run_id": [None] * len(groups)}
     for name in ("start_time", "time_declared", "project", "agent_name"):
         if name in result:
@@ -560,11 +633,37 @@ def _append_roots(trace: TraceRule, result: Rows, given: _Given, firsts: list[in
     for name, column in result.items():
         column.extend(roots.get(name, [None] * len(groups)))
     _change(trace.rules, result, steps, offset=count)
-    for place, problem in steps.problems.items():
-        given.problems[count + place] = problem
+    given.add(range(count, count + len(firsts)), steps.findings)
 
 
 # Values ----------------------------------------------------------------------------------------------------
+
+
+def at(row: dict[str, Any], name: str) -> Any:
+    """What stands in the column of a name, or in nested objects under its keys with dots between; None where there is nothing."""
+    if name in row or "." not in name:
+        return row.get(name)
+    for dot in re.finditer(r"\.", name):
+        inner = row.get(name[: dot.start()])
+        if isinstance(inner, dict) and (value := at(inner, name[dot.end() :])) is not None:
+            return value
+    return None
+
+
+def _without(row: dict[str, Any], name: str) -> dict[str, Any]:
+    """The row without what stands at a place in its nested objects; objects that are empty then are left out too."""
+    for dot in re.finditer(r"\.", name):
+        key, rest = name[: dot.start()], name[dot.end() :]
+        inner = row.get(key)
+        if isinstance(inner, dict):
+            left = {other: value for other, value in _without(inner, rest).items() if other != rest}
+            row = {other: value for other, value in row.items() if other != key} | ({key: left} if left else {})
+    return row
+
+
+def with_point(text: str) -> str:
+    """A number with a comma for decimals as others write it."""
+    return (text.replace(".", "") if _POINTED.fullmatch(text.strip()) else text).replace(",", ".")
 
 
 def _names(value: str | list[str]) -> list[str]:

@@ -128,7 +128,18 @@ def test_numbers_are_read_as_text_and_whole_floats_as_integers(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("amount", "stored"),
-    [(0.1, "0.1"), (0.00012345678901234, "0.000123456789"), (12345.67, "12345.67"), ("1e-7", "0.0000001"), (3, "3"), (1e-30, "0")],
+    [
+        ("$3.5", "3.5"),
+        ("0.10 USD", "0.1"),
+        ("-$2", "-2"),
+        ("1,234.5", "1234.5"),
+        (0.1, "0.1"),
+        (0.00012345678901234, "0.000123456789"),
+        (12345.67, "12345.67"),
+        ("1e-7", "0.0000001"),
+        (3, "3"),
+        (1e-30, "0"),
+    ],
 )
 def test_money_is_taken_by_its_shortest_text(tmp_path: Path, amount: Any, stored: str) -> None:
     (row,) = rows(read(write(tmp_path / "a.jsonl", RUN | {"total_cost": amount})))
@@ -151,7 +162,7 @@ def test_money_is_taken_by_its_shortest_text(tmp_path: Path, amount: Any, stored
         (b'{"run_id": "r2", "input_tokens": 99999999999999999999}', "wrong_type", "input_tokens"),
         (b'{"run_id": "r2", "latency_seconds": "fast"}', "wrong_type", "latency_seconds"),
         (b'{"run_id": "r2", "latency_seconds": "inf"}', "wrong_type", "latency_seconds"),
-        (b'{"run_id": "r2", "total_cost": "$3"}', "wrong_type", "total_cost"),
+        (b'{"run_id": "r2", "total_cost": "EUR 3"}', "wrong_type", "total_cost"),
         (b'{"run_id": "r2", "total_cost": 1e9}', "wrong_type", "total_cost"),
         (b'{"run_id": "r2", "cache_hit": "perhaps"}', "wrong_type", "cache_hit"),
         (b'{"run_id": "r2", "tags": {"a": 1}}', "wrong_type", "tags"),

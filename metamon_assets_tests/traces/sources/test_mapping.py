@@ -16,6 +16,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metamon_assets.traces.normalise import Rules, normalise_runs
 from metamon_assets.traces.sources import mapping
 from metamon_assets.traces.sources.base import Batch, Kind, SourceError
 from metamon_assets.traces.sources.files import FilesSource
@@ -78,6 +79,97 @@ def test_columns_are_joined_with_a_space_where_all_have_a_value(tmp_path: Path) 
     assert row["start_time"] == datetime(2026, 8, 22, 10, 30, tzinfo=UTC)
     assert "metadata" not in row, "both columns are held by start_time"
     assert "start_time" not in bare
+
+
+def test_what_cannot_be_read_costs_the_row_or_only_the_value(tmp_path: Path) -> None:
+    text = """
+    columns:
+      run_id: id
+      start_time: at
+      end_time: {column: until, format: "%H:%M"}
+      latency_seconds: {column: took, unit: ms}
+      input_tokens: tokens
+      total_cost: cost
+      status: state
+      run_type: kind
+      task_completed: done
+    """
+    good = {"at": "2026-08-22T10:00:00Z", "took": "1,234.5", "tokens": "1,204", "cost": "$0.25", "state": "ok", "kind": "llm"}
+    bad = {"took": -3, "tokens": "many", "cost": -1, "state": "wobbly", "kind": "premium", "done": "perhaps", "until": "late"}
+    given: list[Row] = [{"id": "a", **good}, {"id": "b", **good, **bad}, {"id": "c", **good, "at": "soon"}, {**good, **bad}]
+    given += [{"id": name, **good, **one} for name, one in (("d", {"took": "NaN"}), ("e", {"tokens": 10**12}), ("f", {"tokens": "n/a"}))]
+
+    _, strict = mapped(tmp_path, text, *given)
+    assert [reject.run_id for reject in strict.rejects] == ["b", "c", None]
+
+    rows, batch = mapped(tmp_path, text + "\n    unreadable: leave_out", *given)
+    assert [(reject.reason, reject.run_id) for reject in batch.rejects] == [("wrong_type", "c"), ("missing_id", None)]
+    read = {row["run_id"]: row for row in rows}
+    assert (read["a"]["latency_seconds"], read["a"]["input_tokens"], float(read["a"]["total_cost"])) == (1.2345, 1204, 0.25)
+    assert read["a"].keys() >= {"end_time"}, "which is the start and what it took"
+    assert "metadata" not in read["a"]
+    assert read["b"].keys() == {"run_id", "project", "source", "start_time", "status", "observed_time", "metadata"}
+    assert read["b"]["status"] == "error", "no status that nobody knows passes for a success"
+    assert json.loads(read["b"]["metadata"]) == {
+        "left_out": {
+            "latency_seconds": "-0.003",
+            "input_tokens": "many",
+            "total_cost": "-1.000000000000",
+            "status": "wobbly",
+            "run_type": "premium",
+            "task_completed": "perhaps",
+            "end_time": "late",
+        }
+    }
+    assert "metadata" not in read["d"] | read["f"], "what says that there is no value is none"
+    assert json.loads(read["e"]["metadata"]) == {"left_out": {"input_tokens": str(10**12)}}
+    normalised = normalise_runs(batch, Rules(source="files", project="shop", now=datetime(2026, 8, 23, tzinfo=UTC)))
+    assert (normalised.rows.num_rows, normalised.rejects) == (5, ())
+
+
+def test_an_end_before_its_start_is_left_out(tmp_path: Path) -> None:
+    text = "{unreadable: leave_out, columns: {run_id: id, start_time: at, end_time: until, latency_seconds: took}}"
+    (row,), _ = mapped(tmp_path, text, {"id": 1, "at": "2026-08-22T10:00:00Z", "until": "2026-08-22T09:00:00Z", "took": 5})
+    assert ("end_time" in row, row["latency_seconds"]) == (False, 5.0)
+
+
+def test_places_in_nested_objects(tmp_path: Path) -> None:
+    text = """
+    columns:
+      run_id: {template: "{call.id}-{call.try}"}
+      start_time: call.at
+      tenant_id: customer.id
+      user_id: a.b
+      conversation_id: {hash: [call.id, customer.id]}
+    rules: [{when: {equals: {call.state: bad}}, set: {status: error}}]
+    drop: [customer.mail]
+    """
+    call = {"id": 7, "try": 2, "at": "2026-08-22T10:00:00Z", "state": "bad"}
+    rows, _ = mapped(
+        tmp_path,
+        text,
+        {"call": call, "customer": {"id": "c", "mail": "x@y.example", "tier": "gold"}, "a.b": "u"},
+        {"call": {**call, "try": 3, "state": "good"}, "customer": None, "a": {"b": "v"}},
+        {"call": {**call, "try": 4}, "customer": "none", "a": {"x": 1}},
+    )
+    assert [row["run_id"] for row in rows] == ["7-2", "7-3", "7-4"]
+    assert [(row.get("tenant_id"), row.get("user_id"), row.get("status")) for row in rows] == [
+        ("c", "u", "error"),
+        (None, "v", None),
+        (None, None, "error"),
+    ]
+    kept = {"id": 7, "try": 2, "state": "bad"}
+    assert json.loads(rows[0]["metadata"]) == {"call": kept, "customer": {"tier": "gold"}}, "what may not be seen is not"
+    assert json.loads(rows[2]["metadata"])["customer"] == "none"
+
+
+def test_places_in_nested_columns_of_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"id": [1], "at": [datetime(2026, 8, 22, tzinfo=UTC)], "customer": [{"id": "c"}]}), path)
+    rows, _ = load(path, mapping.parse({"columns": {"run_id": "id", "start_time": "at", "tenant_id": "customer.id"}}))
+    assert rows[0]["tenant_id"] == "c"
+    with pytest.raises(SourceError, match=r"reads customer\.name, which the file has not"):
+        load(path, mapping.parse({"columns": {"run_id": "id", "tenant_id": "customer.name"}}))
 
 
 def test_identifiers_from_columns_or_lines_stay_the_same(tmp_path: Path) -> None:
@@ -191,6 +283,7 @@ def test_other_kinds_can_be_mapped(tmp_path: Path) -> None:
         ("columns: {run_id: {column: a, pattern: '('}}", "is not a regular expression"),
         ("columns: {run_id: {column: a, unit: fortnights}}", "columns.run_id.0.unit"),
         ("columns: {start_time: {column: a, base: 2026-01-01}}", "base needs unit"),
+        ("columns: {run_id: {column: a, decimal_comma: true, thousands_comma: true}}", "exclude each other"),
         ("{columns: {run_id: a}, declared_time: once}", "a time like"),
         ("{columns: {run_id: a}, rules: [{when: {}, set: {status: error}}]}", "needs at least one of all_zero"),
         ("{columns: {run_id: a}, rules: [{when: {empty: b}}]}", "needs at least one of set"),

@@ -1,4 +1,4 @@
-"""Pictures of the report: data in, Vega-Lite specification out. ``as_svg`` draws them offline.
+"""Pictures: data in, Vega-Lite specification out. ``as_svg`` draws them offline.
 
 Colours are chosen by the page (light, dark, print), so axes and texts are drawn in ``currentColor``.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
-from metamon_assets.reports.words import clean
+from metamon_assets.words import clean
 
 _WIDTH, _HEIGHT = 500, 170
 _COLOURS = ["#4c6ef5", "#12b886", "#f59f00", "#e64980", "#7950f2", "#868e96"]  # told apart on white and on near-black

@@ -67,6 +67,11 @@ def percent(share: float | None) -> str:
     return f"{share:.1%}"
 
 
+def bound(share: float) -> str:
+    """A share that something stays below, or up to: ``percent`` rounded up, without its "under" and "over"."""
+    return f"{min(math.ceil(1000 * share - 1e-9) / 1000, 1.0):.1%}"
+
+
 def change(relative: float) -> str:
     """A relative change: +12% or -3.4%; from three times on as a factor: ×3.4, ×1,000 or more."""
     if not math.isfinite(relative):

@@ -1,0 +1,1 @@
+"""Rules, anomalies, incidents and what is told of them."""
