@@ -22,7 +22,7 @@ from _common import Report, Target, arguments
 from numpy.typing import NDArray
 
 from metamon_assets.alerts.detection import WATCHED, Detection, Finding, Watch
-from metamon_assets.alerts.series import TYPICAL, Buckets
+from metamon_assets.alerts.series import DAYS, HALF, TYPICAL, Buckets
 from metamon_assets.metrics.completions import BUCKET, bucket_of
 
 TRAFFIC = (200, 1_000, 5_000, 100_000)
@@ -146,10 +146,12 @@ class Replay:
     now: datetime = START
     buckets: Buckets = field(default_factory=Buckets)
     detection: Detection = field(default_factory=Detection)
+    half: Array = field(default_factory=lambda: np.zeros(AGENTS + 1))
 
     def __post_init__(self) -> None:
         self.buckets.start, self.buckets.groups = START, [*(("agent", f"agent-{n}") for n in range(AGENTS)), ("overall", "(all)")]
         self.buckets.sums = np.zeros((1, AGENTS + 1, len(self.buckets.columns)))
+        self.buckets.halves = np.zeros((0, AGENTS + 1))
 
     def step(self, shift: Shift | None, *, looking: bool) -> list[Finding]:
         """The next minute; gives what is found at its end."""
@@ -158,8 +160,13 @@ class Replay:
         if place == len(self.buckets.sums):
             self.buckets.sums = np.concatenate([self.buckets.sums[-300:], np.zeros((1, *self.buckets.sums.shape[1:]))])
             self.buckets.start += (place + 1 - len(self.buckets.sums)) * BUCKET
-        self.buckets.sums[-1] += self.world.minute(self.now, self.buckets.columns, shift)
+        minute = self.world.minute(self.now, self.buckets.columns, shift)
+        self.buckets.sums[-1] += minute
+        self.half += minute[:, self.buckets.column("completed")]
         self.now += MINUTE
+        if (self.now - START) % HALF == timedelta(0):
+            self.buckets.halves = np.concatenate([self.buckets.halves, self.half[None]])[-int((DAYS + 1) * DAY / HALF) :]
+            self.buckets.halves_end, self.half = self.now, np.zeros(AGENTS + 1)
         found: list[Finding] = []
         closed = bucket_of(self.now - GRACE)
         if self.detection.reached is None:

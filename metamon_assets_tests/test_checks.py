@@ -91,6 +91,10 @@ REPORTED = (
     "INSERT INTO metamon.report_findings (day, section, rank, key, severity, statement, certainty, value, low, high)"
     " VALUES (%(day)s, 'cost', 99,"
 )
+UNUSUAL = (
+    "INSERT INTO metamon.anomalies (day, bucket_start, minutes, metric, dimension, dimension_value, value, score, expected, level, sample)"
+    " VALUES (%(day)s, (%(day)s + time '12:00') AT TIME ZONE 'UTC', 5, 'error_rate', 'overall', '(all)', 0.5, 0.9, 0.02,"
+)
 LEDGER = "UPDATE metamon.ingestion_ledger SET {}"
 HARMS = [
     *run_shapes("traces"),
@@ -208,6 +212,27 @@ HARMS = [
         "report_findings:figures_are_whole", f"{REPORTED} 'cost.total', 'info', 'It cost.', 'Counted.', 9, 1, 2)", "cost.total: 9 in 1 to 2"
     ),
     *completion_harms(),
+    Harm(
+        "system_metrics:figures_are_possible",
+        "INSERT INTO metamon.system_metrics (time, name, value) VALUES"
+        " ((%(day)s + time '12:00') AT TIME ZONE 'UTC', 'host_memory_share', 1.5)",
+        "host_memory_share : 1 times",
+    ),
+    Harm(
+        "slo_status:every_target_has_a_status", "DELETE FROM metamon.slo_status WHERE day = %(day)s AND target = 'error_rate'", "error_rate"
+    ),
+    Harm(
+        "slo_status:status_agrees_with_targets",
+        "UPDATE metamon.slo_status SET good = total + 1 WHERE day = %(day)s AND target = 'error_rate'",
+        "of the budget left",
+    ),
+    Harm("anomalies:anomalies_are_possible", f"{UNUSUAL} 'warning', -1)", "error_rate of overall (all)"),
+    Harm("anomalies:nothing_critical", f"{UNUSUAL} 'critical', 5)", "expected 0.02"),
+    Harm(
+        "incident_snapshots:incidents_agree_with_their_events",
+        "INSERT INTO metamon.incident_snapshots (day, incident_id, status, severity, incident) VALUES (%(day)s, 99, 'open', 'info', '{}')",
+        "incident 99",
+    ),
 ]
 
 

@@ -7,12 +7,14 @@ is in ``signals``; whether a rule fires is decided in ``judgement``.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property, lru_cache
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -26,6 +28,7 @@ from metamon_assets.config.secret import ConfigError
 from metamon_assets.errors import closest
 
 if TYPE_CHECKING:
+    from metamon_assets.alerts.signals import Signal
     from metamon_assets.config import Settings
 
 FILE = "rules.yaml"
@@ -58,6 +61,7 @@ def duration_text(duration: timedelta) -> str:
     return f"{seconds}s"
 
 
+FILLED_IN = frozenset({"group", "value", "threshold", "window", "hold", "sample", "metric", "expected", "reason"})
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Channel = Literal["email", "slack", "pagerduty", "webhook"]
 
@@ -69,7 +73,7 @@ class Rule(Part):
     """Requirement that it comes from, such as ALR-17."""
     metric: str
     """What it looks at: a signal."""
-    by: tuple[str, ...] = ("overall",)
+    by: tuple[str, ...] = Field(default=("overall",), min_length=1)
     """Groups that are looked at, each value of a dimension on its own: overall, agent, tenant, model, tool, …"""
     above: float | None = None
     """Fires above this value, in the metric's own unit."""
@@ -103,8 +107,8 @@ class Rule(Part):
             near = closest(self.metric, SIGNALS)
             known = f"; did you mean {near}?" if near else f"; known: {', '.join(sorted(SIGNALS))}"
             raise PydanticCustomError("metric", "metric: there is no metric {metric}{known}", {"metric": self.metric, "known": known})
-        if (self.above is None) == (self.below is None) and not signal.decides:
-            raise PydanticCustomError("bound", "give either above or below")
+        if problem := _wrong_bound(self, signal) or _wrong_window(self, signal) or _wrong_words(self):
+            raise PydanticCustomError("rule", "{problem}", {"problem": problem})
         if wrong := [dimension for dimension in self.by if dimension not in signal.dimensions]:
             known = ", ".join(signal.dimensions)
             words = {"metric": self.metric, "wrong": ", ".join(wrong), "known": known}
@@ -120,6 +124,41 @@ class Rule(Part):
     def worst_is(self) -> int:
         """1 when larger values are worse, −1 when smaller ones are."""
         return -1 if self.below is not None else 1
+
+
+def _wrong_bound(rule: Rule, signal: Signal) -> str | None:
+    """What is wrong with the bound."""
+    limit = rule.threshold
+    if signal.decides:
+        return None if limit is None else f"{rule.metric} decides by itself: leave out above and below"
+    if (rule.above is None) == (rule.below is None):
+        return "give either above or below"
+    if limit is None or not math.isfinite(limit):
+        return "the bound must be a number"
+    if signal.kind == "share" and not 0 < limit < 1:
+        return f"{rule.metric} is a share: its bound lies between 0 and 1 (5 % is 0.05)"
+    if signal.kind == "quantile" and (rule.below is not None or limit <= 0):
+        return f"{rule.metric} can only be above a limit, which is larger than 0"
+    return None
+
+
+def _wrong_window(rule: Rule, signal: Signal) -> str | None:
+    """What is wrong with the window: completion buckets last five minutes, and a day of them is at hand."""
+    if rule.window <= timedelta(0):
+        return "window: must be longer than nothing"
+    if signal.of_buckets and (rule.window % WINDOWS[0] or rule.window > WINDOWS[-1]):
+        return "window: of this metric it is a multiple of 5m, and at most 1d"
+    return None
+
+
+def _wrong_words(rule: Rule) -> str | None:
+    """What cannot be filled in in the summary."""
+    try:
+        used = {name for _, name, _, _ in Formatter().parse(rule.summary) if name is not None}
+    except ValueError as error:
+        return f"summary: {error}"
+    unknown = sorted(used - FILLED_IN)
+    return f"summary: cannot fill in {', '.join(unknown)}; known: {', '.join(sorted(FILLED_IN))}" if unknown else None
 
 
 @dataclass(frozen=True)

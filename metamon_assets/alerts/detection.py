@@ -4,9 +4,9 @@ A ``Detector`` (``statistics.anomaly``) follows each series of five-minute bucke
 buckets only, in order, each once; between two of them every look holds the last five minutes against it without a trace in its state.
 Its severities, not its score, decide: those of the value itself and of the run of the latest values, which sees smaller shifts that last.
 
-- What it follows is made even first: shares as the arcsine of their root, means as logarithms, numbers of runs as roots, so that noise
-  is as large at night as at noon; latencies also as the mean of their logarithms, which a single slow run hardly moves. A figure that
-  rests on few runs is drawn towards that of the day (``PRIOR`` runs of it).
+- What it follows is made even first: shares as the arcsine of their root, means as logarithms, numbers of runs as roots less the root
+  of those that are due at that time, so that noise is as large at night as at noon; latencies also as the mean of their logarithms,
+  which a single slow run hardly moves. A figure that rests on few runs is drawn towards that of the day (``PRIOR`` runs of it).
 - The threshold rises with the logarithm of the number of series, so that a thousand series wake nobody more often than a hundred.
 - A finding is critical only with corroboration: it is far out, was out one closed bucket earlier too, and either another metric of the
   group is out as well or enough runs are affected. A surge of traffic is worth a note, a silence a warning.
@@ -70,11 +70,16 @@ class Watch:
     unit: str
     dimensions: tuple[str, ...] = ("overall", "agent", "tenant", "model")
 
-    def figures(self, sums: Floats, day: Floats, columns: Sequence[str], runs: float = PRIOR) -> tuple[Floats, NDArray[np.int64]]:
-        """The metric of every group, made even (NaN without data), and the runs that it rests on, from sums (groups, columns)."""
+    def figures(
+        self, sums: Floats, day: Floats, columns: Sequence[str], *, due: Floats | None = None, runs: float = PRIOR
+    ) -> tuple[Floats, NDArray[np.int64]]:
+        """The metric of every group, made even (NaN without data), and the runs that it rests on, from sums (groups, columns).
+
+        Numbers of runs are told from those that are ``due``, shape (groups,).
+        """
         over = sums[:, columns.index(self.numerator)]
         if self.scale == "count":
-            return np.sqrt(over), np.rint(over).astype(np.int64)
+            return np.sqrt(over) - (0.0 if due is None else np.sqrt(due)), np.rint(over).astype(np.int64)
         n, usual = sums[:, columns.index(self.denominator)], day[:, columns.index(self.denominator)]
         with np.errstate(divide="ignore", invalid="ignore"):
             prior = day[:, columns.index(self.numerator)] / usual if runs else 0.0
@@ -85,16 +90,14 @@ class Watch:
                 even = np.log(even)
         return np.where((n > 0) & np.isfinite(even), even, np.nan), np.rint(n).astype(np.int64)
 
-    def shown(self, even: float) -> float:
-        """A figure in its own unit again."""
+    def shown(self, even: float, due: float = 0.0) -> float:
+        """A figure in its own unit again; a number of runs beside those that are due."""
         if self.scale == "count":
-            return max(even, 0.0) ** 2
+            return max(even + math.sqrt(due), 0.0) ** 2
         return math.sin(min(max(even, 0.0), math.pi / 2)) ** 2 if self.scale == "share" else math.exp(min(even, 700.0))
 
     def even(self, shown: float) -> float:
-        """The other way round."""
-        if self.scale == "count":
-            return math.sqrt(max(shown, 0.0))
+        """The other way round, for all but numbers of runs."""
         return math.asin(math.sqrt(min(max(shown, 0.0), 1.0))) if self.scale == "share" else math.log(max(shown, 1e-300))
 
 
@@ -164,12 +167,12 @@ class Detection:
         """Learn the bucket that ended then; gives what is out of its range in it. Buckets are closed in order, each once."""
         start = end - BUCKET
         found = []
-        for key, watch, value, sample, excess in self._figures(buckets, buckets.bucket(start), end):
+        for key, watch, value, sample, due, excess in self._figures(buckets, buckets.bucket(start), end):
             followed = self.followed.get(key)
             if followed is None:
                 followed = self.followed[key] = _Followed()
             verdict = followed.detector.update(start, value)
-            finding = self._finding(watch, key[1:], end, value, sample, verdict, followed, excess, learnt=True)
+            finding = self._finding(watch, key[1:], end, value, sample, due, verdict, followed, excess, learnt=True)
             followed.recent.append((end, finding.severity if finding is not None and finding.worse else 0.0))
             if finding is not None:
                 found.append(finding)
@@ -181,27 +184,27 @@ class Detection:
         """Hold the last five minutes before ``at`` against what is usual, without learning. Numbers of runs wait for closed buckets:
         of the last minute or two not all are here."""
         found = []
-        for key, watch, value, sample, excess in self._figures(buckets, buckets.window(at, BUCKET), at):
+        for key, watch, value, sample, due, excess in self._figures(buckets, buckets.window(at, BUCKET), at):
             followed = self.followed.get(key)
             if followed is None or watch.scale == "count":
                 continue
             verdict = followed.detector.peek(at - BUCKET, value)
-            finding = self._finding(watch, key[1:], at, value, sample, verdict, followed, excess, learnt=False)
+            finding = self._finding(watch, key[1:], at, value, sample, due, verdict, followed, excess, learnt=False)
             if finding is not None:
                 found.append(finding)
         return self._corroborated(found)
 
-    def _figures(self, buckets: Buckets, sums: Floats, at: datetime) -> Iterator[tuple[Key, Watch, float, int, float]]:
-        """Each series that is followed, its figure, its runs, and how many runs more than usual are bad."""
+    def _figures(self, buckets: Buckets, sums: Floats, at: datetime) -> Iterator[tuple[Key, Watch, float, int, float, float]]:
+        """Each series that is followed, its figure, its runs, the runs that are due, and how many runs more than usual are bad."""
         day = buckets.window(at, DAY)
         columns = buckets.columns
-        chosen = _chosen(buckets, day)
+        chosen, due = _chosen(buckets, day), buckets.due(at)
         for watch in WATCHED:
-            values, samples = watch.figures(sums, day, columns)
+            values, samples = watch.figures(sums, day, columns, due=due)
             for place, group in chosen:
                 if group[0] in watch.dimensions and (math.isfinite(values[place]) or (watch.metric, *group) in self.followed):
                     excess = _excess(watch, sums[place], day[place], columns)
-                    yield (watch.metric, *group), watch, float(values[place]), int(samples[place]), excess
+                    yield (watch.metric, *group), watch, float(values[place]), int(samples[place]), float(due[place]), excess
 
     def _finding(
         self,
@@ -210,6 +213,7 @@ class Detection:
         at: datetime,
         value: float,
         sample: int,
+        due: float,
         verdict: AnomalyScore,
         followed: _Followed,
         excess: float,
@@ -229,11 +233,11 @@ class Detection:
             watch=watch,
             group=group,
             at=at,
-            value=watch.shown(value),
+            value=watch.shown(value, due),
             sample=sample,
-            expected=watch.shown(verdict.expected),
-            lower=None if verdict.lower is None else watch.shown(verdict.lower),
-            upper=None if verdict.upper is None else watch.shown(verdict.upper),
+            expected=watch.shown(verdict.expected, due),
+            lower=None if verdict.lower is None else watch.shown(verdict.lower, due),
+            upper=None if verdict.upper is None else watch.shown(verdict.upper, due),
             severity=severity,
             reasons=verdict.reasons,
             level=level,

@@ -15,7 +15,7 @@ from metamon_assets import words
 from metamon_assets.alerts import evidence
 from metamon_assets.alerts.catalogue import duration_text
 from metamon_assets.alerts.incidents import Observation
-from metamon_assets.alerts.judgement import RuleState, Verdict, advance, judge
+from metamon_assets.alerts.judgement import RuleState, Verdict, advance, judge, smallest_sample
 from metamon_assets.alerts.signals import ALL, SIGNALS, Look
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def _observed(look: Look, name: str, rule: Rule, signal: Signal, verdict: Verdic
         return Observation(name, rule.metric, dimension, value, False, rule.severity, state.since)
     started = state.since - window
     found = evidence.gather(look.cursor, signal.bad, verdict.group, started, look.at, rule.threshold)
-    wider = (f"over {duration_text(window)}, since fewer than {rule.minimum_sample} events fell into {duration_text(rule.window)}",)
+    least = smallest_sample(rule, signal)
+    wider = (f"over {duration_text(window)}, since fewer than {least} events fell into {duration_text(rule.window)}",)
     return Observation(
         rule=name,
         metric=rule.metric,

@@ -76,6 +76,11 @@ class Signal:
     decides: bool = False
     exists: str | None = None
 
+    @property
+    def of_buckets(self) -> bool:
+        """Whether it is read from completion buckets."""
+        return (self.dimensions == OF_RUNS and not self.decides) or self.dimensions == ("tool",)
+
 
 # --- from completion buckets -------------------------------------------------------------------------------------
 
@@ -172,7 +177,9 @@ def _counts(query: str) -> Reader:
         look.cursor.execute(query, {"since": since, "at": look.at, "first_day": since.date(), "last_day": look.at.date(), "by": list(by)})
         for dimension, value, bad, n in look.cursor.fetchall():
             if value not in UNNAMED:
-                yield Reading((dimension, value), bad / n if n else None, int(n or 0), int(bad or 0))
+                events = int(n or 0)
+                counted = min(int(bad or 0), events)  # more judgements than runs are as good as one for each
+                yield Reading((dimension, value), counted / events if events else None, events, counted)
 
     return read
 
@@ -221,13 +228,13 @@ _EVICTIONS = (
 )
 _RETRIEVALS = """
     SELECT dimension, dimension_value, sum(retrieval_errors), sum(retrieval_results) FROM metamon.five_minute_metrics
-    WHERE day BETWEEN %(first_day)s AND %(last_day)s AND bucket_start > %(since)s - interval '5 minutes' AND bucket_start <= %(at)s
+    WHERE day BETWEEN %(first_day)s AND %(last_day)s AND bucket_start >= %(since)s AND bucket_start < %(at)s
         AND dimension = ANY(%(by)s) GROUP BY 1, 2 HAVING sum(retrieval_results) > 0"""
 _FEEDBACK = """
     SELECT 'overall', '(all)', (SELECT count(*) FROM metamon.feedback
         WHERE day BETWEEN %(first_day)s AND %(last_day)s AND created_at > %(since)s AND created_at <= %(at)s), count
     FROM (SELECT sum(completed) AS count FROM metamon.completion_metrics WHERE day BETWEEN %(first_day)s AND %(last_day)s
-        AND bucket_start > %(since)s AND bucket_start <= %(at)s AND dimension = 'overall') AS runs WHERE count > 0"""
+        AND bucket_start >= %(since)s AND bucket_start < %(at)s AND dimension = 'overall') AS runs WHERE count > 0"""
 _FINISHED = """
     SELECT 'overall', '(all)', coalesce(sum(value) FILTER (WHERE name = '{bad}'), 0), coalesce(sum(value) FILTER (WHERE name = '{all}'), 0)
     FROM metamon.system_metrics WHERE name IN ('{bad}', '{all}') AND time > %(since)s AND time <= %(at)s HAVING count(*) > 0"""

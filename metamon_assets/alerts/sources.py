@@ -10,6 +10,7 @@ persists, an incident holds the band that it was opened with, for as long as a f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -133,9 +134,12 @@ def _held(buckets: Buckets, incident: Incident, at: datetime) -> bool:
     sums = buckets.window(at, SMOOTHED)
     if watch.scale == "count":
         sums = sums * (BUCKET / SMOOTHED)
-    values, _ = watch.figures(sums, buckets.window(at, timedelta(days=1)), buckets.columns)
-    expected = watch.even(incident.expected)
-    limit = expected + HELD_PART * (watch.even(bound) - expected)
+    values, _ = watch.figures(sums, buckets.window(at, timedelta(days=1)), buckets.columns, due=buckets.due(at))
+    if watch.scale == "count":  # what is due has changed since
+        expected, edge = 0.0, math.sqrt(max(bound, 0.0)) - math.sqrt(max(incident.expected, 0.0))
+    else:
+        expected, edge = watch.even(incident.expected), watch.even(bound)
+    limit = expected + HELD_PART * (edge - expected)
     return bool(_worst_is(incident) * (values[place] - limit) > 0)
 
 

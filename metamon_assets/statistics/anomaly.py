@@ -131,7 +131,7 @@ class Detector:
     >>> again = Detector(json.loads(json.dumps(detector.state)))
     >>> verdict = again.update(start + timedelta(minutes=5000), 60.0)
     >>> verdict.level, verdict.reasons
-    ('warning', ('level', 'jump', 'season', 'level shift', 'spread', 'context'))
+    ('warning', ('level', 'jump', 'season', 'level shift', 'spread', 'run', 'context'))
     """
 
     __slots__ = ("_channels", "_context", "_excursion", "_last", "_profile", "_series", "_visits")

@@ -34,7 +34,7 @@ def at_most(successes: int, n: int, p: float) -> float:
     """P(X ≤ successes) of X ~ Binomial(n, p). Raises ValueError as ``at_least`` does.
 
     >>> round(at_most(2, 10, 0.5), 6)
-    0.054687
+    0.054688
     """
     return at_least(n - successes, n, 1 - p)
 

@@ -64,6 +64,17 @@ def test_a_bound_on_the_other_side_takes_the_place_of_the_first(tmp_path: Path) 
         ("- HighErrorRate\n", 1, "rules by name"),
         ("HighErrorRate: {severity: fatal}\n", 1, "severity"),
         ("HighErrorRate: {above: [\n", 2, "not YAML"),
+        ("HighErrorRate: {above: 5}\n", 1, "5 % is 0.05"),
+        ("HighErrorRate: {above: .nan}\n", 1, "must be a number"),
+        ("HighLatency: {below: 3}\n", 1, "can only be above a limit"),
+        ("HighLatency: {above: 0}\n", 1, "larger than 0"),
+        ("HighErrorRate: {window: 7m}\n", 1, "multiple of 5m"),
+        ("HighErrorRate: {window: 3d}\n", 1, "at most 1d"),
+        ("HighQueueLength: {window: 0s}\n", 1, "longer than nothing"),
+        ("HighErrorRate: {by: []}\n", 1, "by"),
+        ("Anomaly: {above: 3}\n", 1, "decides by itself"),
+        ("HighErrorRate: {summary: 'it is {foo} now'}\n", 1, "cannot fill in foo"),
+        ("HighErrorRate: {summary: 'it is { now'}\n", 1, "summary"),
     ],
 )
 def test_mistakes_are_told_with_their_lines(tmp_path: Path, text: str, line: int, said: str) -> None:

@@ -43,6 +43,14 @@ def test_a_window_takes_the_oldest_bucket_in_proportion(database: str) -> None:
         assert completed(buckets, at, 60) == 120
 
 
+def test_a_window_that_ends_at_a_buckets_start_has_nothing_of_it(database: str) -> None:
+    with scene(database, "HighErrorRate") as at:
+        at.minutes(10, lambda: at.runs(10))
+        buckets = refreshed(Buckets(), at)
+        at.now -= BUCKET
+        assert completed(buckets, at, 5) == 50
+
+
 def test_late_rows_change_buckets_that_are_known(database: str) -> None:
     with scene(database, "HighErrorRate") as at:
         at.minutes(30, lambda: at.runs(2))
@@ -81,3 +89,30 @@ def test_old_buckets_leave_and_a_jump_of_the_clock_reads_anew(database: str) -> 
 
 def completed_or_nothing(buckets: Buckets, at: Scene) -> float:
     return completed(buckets, at, 60) if buckets.groups else 0.0
+
+
+def test_what_is_due_follows_the_same_time_of_days_of_the_same_kind() -> None:
+    monday = NOON + timedelta(days=2)  # Monday, 24 August
+    hours = np.arange(15 * 48) / 2
+    start = monday - timedelta(days=15)
+    weekend = np.array([(start + timedelta(hours=hour)).weekday() >= 5 for hour in hours])
+    runs = 600 * (1 + 0.5 * np.sin(2 * np.pi * (hours + 0.25) / 24)) * np.where(weekend, 0.5, 1.0)
+    buckets = Buckets(groups=[("overall", "(all)")], halves=runs[:, None], halves_end=monday)
+    for at in (monday, monday + timedelta(hours=3, minutes=7), monday + timedelta(days=5)):
+        middle = (at - BUCKET / 2 - start) / timedelta(hours=1)
+        expected = 100 * (1 + 0.5 * np.sin(2 * np.pi * middle / 24)) * (0.5 if at.weekday() >= 5 else 1.0)
+        if at < monday + timedelta(days=1):
+            assert buckets.due(at)[0] == pytest.approx(expected, rel=0.02)
+    buckets.halves[: -int(1.5 * 48)] = np.nan
+    assert np.isnan(buckets.due(monday)[0])  # one day is no rule
+
+
+def test_half_hours_are_read_once_and_those_before_anything_ran_are_unknown(database: str) -> None:
+    with scene(database, "HighErrorRate", step=30 * MINUTE) as at:
+        at.minutes(120, lambda: at.runs(2))
+        buckets = refreshed(Buckets(), at)
+        place = buckets.groups.index(("overall", "(all)"))
+        assert list(buckets.halves[-4:, place]) == [60, 60, 60, 60]
+        assert np.isnan(buckets.halves[:-4]).all()
+        at.go_on(lambda: at.runs(1))
+        assert list(refreshed(buckets, at).halves[-5:, place]) == [60, 60, 60, 60, 30]

@@ -22,11 +22,11 @@ RUNS = 40  # per bucket
 STALE = {"component": "sensor late_data", "state": "stale", "since": "2026-08-22T12:00:00+00:00", "detail": "no tick"}
 
 
-def history(at: Scene, hours: float, errors: float = 0.05, seed: int = 1) -> None:
+def history(at: Scene, hours: float, errors: float = 0.05, seed: int = 1, each: int = RUNS) -> None:
     """Runs of one agent that end evenly, from that many hours before now on, and their buckets."""
     rng = random.Random(seed)
     rows = []
-    count = int(hours * 12 * RUNS)
+    count = int(hours * 12 * each)
     for place in range(count):
         end = at.now - timedelta(hours=hours) * (1 - (place + 0.5) / count)
         seconds = rng.lognormvariate(0, 0.4)
@@ -90,7 +90,7 @@ def test_a_burst_of_errors_is_found_within_minutes_with_its_evidence_and_resolve
 
 def test_silence_is_found(database: str) -> None:
     with scene(database, "Anomaly", latencies=random.Random(2)) as at:
-        history(at, 40)
+        history(at, 80, each=12)  # what is due is known after two days, and then learnt about
         tick(at.connection, at.watcher, at.now)
         at.minutes(25)
         assert "requests" in {metric for (metric,) in at.rows("SELECT metric FROM metamon.incidents WHERE NOT late")}
