@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from metamon_assets.alerts.series import Group
     from metamon_assets.warehouse.connection import Cursor
 
+EVERY = 5  # minutes: an incident that goes on is counted again no more often
 EXAMPLES = 5
 MOST = 50_000  # bad runs that are counted
 LONGEST = timedelta(days=1)  # before the end that is looked at
@@ -47,6 +48,11 @@ class Evidence:
     requests: int | None = None
     users: int | None = None
     examples: tuple[dict[str, str], ...] = ()
+
+
+def is_due(at: datetime, *, new: bool) -> bool:
+    """Whether evidence is to be gathered: when an incident begins, and every few minutes while it goes on."""
+    return new or at.minute % EVERY == 0
 
 
 def gather(cursor: Cursor, bad: str, group: Group, since: datetime, at: datetime, limit: float | None) -> Evidence:

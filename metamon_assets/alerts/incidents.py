@@ -44,7 +44,7 @@ class Observation:
     """What a rule saw of a group at one time, firing or not.
 
     ``started_at``: since when the data show it. ``worst_is``: 1 when larger values are worse, −1 when smaller ones are.
-    ``examples``: traces as source, project and trace id.
+    ``examples``: traces as source, project and trace id; they and who is affected stay as they were where an observation has none.
     """
 
     rule: str
@@ -118,7 +118,7 @@ class Incident:
 COLUMNS = tuple(entry.name for entry in fields(Incident))
 _SEEN = (  # what an observation tells of an incident, under the same names
     *("summary", "value", "expected", "lower", "upper", "threshold", "sample", "window_seconds"),
-    *("affected_requests", "affected_users", "reasons", "dagster_run_id"),
+    *("reasons", "dagster_run_id"),
 )
 
 
@@ -155,6 +155,8 @@ def _fire(cursor: Cursor, seen: Observation, found: Incident | None, now: dateti
         replace(
             found,
             **{name: getattr(seen, name) for name in _SEEN},
+            affected_requests=found.affected_requests if seen.affected_requests is None else seen.affected_requests,
+            affected_users=found.affected_users if seen.affected_users is None else seen.affected_users,
             status="open",
             severity=max(seen.severity, found.severity, key=SEVERITIES.index),
             shadow=found.shadow and seen.shadow,
@@ -175,8 +177,9 @@ def _fire(cursor: Cursor, seen: Observation, found: Incident | None, now: dateti
 
 
 def _open(cursor: Cursor, seen: Observation, now: datetime, *, late: bool) -> Incident:
-    values = {name: getattr(seen, name) for name in ("fingerprint", "rule", "metric", "dimension", "dimension_value", "severity", "shadow")}
-    values |= {name: getattr(seen, name) for name in _SEEN} | {"status": "open", "late": late, "episodes": 1, "peak": seen.value}
+    names = ("fingerprint", "rule", "metric", "dimension", "dimension_value", "severity", "shadow", "affected_requests", "affected_users")
+    values = {name: getattr(seen, name) for name in (*names, *_SEEN)}
+    values |= {"status": "open", "late": late, "episodes": 1, "peak": seen.value}
     values |= {"started_at": min(seen.started_at, now), "opened_at": now, "updated_at": now}
     values["examples"] = orjson.dumps([dict(example) for example in seen.examples]).decode()
     values["reasons"] = list(seen.reasons)

@@ -46,14 +46,16 @@ def evaluate(look: Look, catalogue: Catalogue) -> list[Observation]:
             place = (name, *verdict.group)
             state = advance(states.get(place), verdict, rule, look.at)
             fresh[place] = state, verdict
-            if (observation := _observed(look, name, rule, signal, verdict, state)) is not None:
+            before = states.get(place)
+            new = before is None or before.state != "firing"
+            if (observation := _observed(look, name, rule, signal, verdict, state, new=new)) is not None:
                 seen.append(observation)
     _store(look.cursor, states, fresh, look.at)
     return seen
 
 
-def _observed(look: Look, name: str, rule: Rule, signal: Signal, verdict: Verdict, state: RuleState) -> Observation | None:
-    """What is to be told of a group; None where it stays as it is for want of data."""
+def _observed(look: Look, name: str, rule: Rule, signal: Signal, verdict: Verdict, state: RuleState, *, new: bool) -> Observation | None:
+    """What is to be told of a group; None where it stays as it is for want of data. ``new``: it did not fire at the last look."""
     reading, window = verdict.reading, verdict.window
     firing = state.state == "firing"
     if verdict.outcome in ("no_data", "too_few") and rule.no_data == "keep":
@@ -62,7 +64,9 @@ def _observed(look: Look, name: str, rule: Rule, signal: Signal, verdict: Verdic
     if not firing:
         return Observation(name, rule.metric, dimension, value, False, rule.severity, state.since)
     started = state.since - window
-    found = evidence.gather(look.cursor, signal.bad, verdict.group, started, look.at, rule.threshold)
+    found = evidence.Evidence()
+    if evidence.is_due(look.at, new=new):
+        found = evidence.gather(look.cursor, signal.bad, verdict.group, started, look.at, rule.threshold)
     least = smallest_sample(rule, signal)
     wider = (f"over {duration_text(window)}, since fewer than {least} events fell into {duration_text(rule.window)}",)
     return Observation(

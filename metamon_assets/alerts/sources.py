@@ -149,7 +149,9 @@ def _observation(look: Look, finding: Finding, level: Severity, incident: Incide
     bound = finding.upper if finding.rises else finding.lower
     started = incident.started_at if incident else finding.at - BUCKET
     band = incident or finding
-    found = evidence.gather(look.cursor, BAD_RUNS.get(watch.metric, ""), finding.group, started, look.at, bound)
+    found = evidence.Evidence()
+    if evidence.is_due(look.at, new=incident is None):
+        found = evidence.gather(look.cursor, BAD_RUNS.get(watch.metric, ""), finding.group, started, look.at, bound)
     return Observation(
         rule=ANOMALY,
         metric=watch.metric,
