@@ -18,7 +18,7 @@ from metamon_assets.metrics.completions import BUCKET, refresh_completions
 from metamon_assets.warehouse import connect
 from metamon_assets_tests.alerts.scene import MINUTE, NOON, Scene, scene
 
-RUNS = 40  # per bucket
+RUNS = 20  # per bucket
 STALE = {"component": "sensor late_data", "state": "stale", "since": "2026-08-22T12:00:00+00:00", "detail": "no tick"}
 
 
@@ -67,24 +67,24 @@ def test_a_burst_of_errors_is_found_within_minutes_with_its_evidence_and_resolve
         history(at, 40)
         tick(at.connection, at.watcher, at.now)
         at.step = MINUTE
-        at.minutes(6, lambda: at.runs(8))
+        at.minutes(6, lambda: at.runs(4))
         began = at.now
         found = "FROM metamon.incidents WHERE metric = 'error_rate' AND NOT late"
         while not at.rows(f"SELECT {found}") and at.now < began + 15 * MINUTE:
-            at.go_on(lambda: at.runs(8, bad=5))
+            at.go_on(lambda: at.runs(4, bad=3))
         assert at.now - began <= 5 * MINUTE
         columns = "dimension, expected, value, affected_requests, affected_users, examples, reasons"
         ((dimension, expected, value, requests, users, examples, reasons),) = at.rows(f"SELECT {columns} {found}")
         assert dimension == "agent"  # told once, though all runs are out as well
         assert value > 0.2 > expected
-        assert requests >= 10
+        assert requests >= 6
         assert users == 7
         assert {example["source"] for example in examples} == {"files"}
         assert reasons
-        at.minutes(20, lambda: at.runs(8, bad=5))
+        at.minutes(20, lambda: at.runs(4, bad=3))
         assert at.rows(f"SELECT dimension, status {found}") == [("agent", "open")]
         at.step = BUCKET
-        at.minutes(90, lambda: at.runs(8))
+        at.minutes(90, lambda: at.runs(4))
         assert at.rows(f"SELECT status {found}") == [("resolved",)]
 
 
@@ -100,7 +100,7 @@ def test_a_restart_forgets_nothing(database: str) -> None:
     with scene(database, "Anomaly", latencies=random.Random(2)) as at:
         history(at, 40)
         tick(at.connection, at.watcher, at.now)
-        at.minutes(90, lambda: at.runs(8))
+        at.minutes(90, lambda: at.runs(4))
         kept = {key: one.detector.state for key, one in at.watcher.detection.followed.items()}
         at.now += MINUTE
         tick(at.connection, anew(at).watcher, at.now)
@@ -156,7 +156,7 @@ def test_what_another_process_learnt_meanwhile_is_taken_over(database: str) -> N
         history(at, 30)
         tick(at.connection, at.watcher, at.now)
         first = at.watcher
-        anew(at).minutes(30, lambda: at.runs(8))
+        anew(at).minutes(30, lambda: at.runs(4))
         second, at.watcher = at.watcher, first
         at.now += MINUTE
         tick(at.connection, at.watcher, at.now)
@@ -195,8 +195,8 @@ def test_a_days_anomalies_found_again_are_those_found_live(database: str) -> Non
         at.now = NOON + timedelta(hours=9)
         history(at, 40)
         tick(at.connection, at.watcher, at.now)
-        at.minutes(45, lambda: at.runs(8, bad=5))
-        at.minutes(150, lambda: at.runs(8))
+        at.minutes(45, lambda: at.runs(4, bad=3))
+        at.minutes(150, lambda: at.runs(4))
         columns = "bucket_start, metric, dimension, dimension_value, level, round(value::numeric, 9), sample, reasons"
         query = f"SELECT {columns} FROM metamon.anomalies WHERE day = '2026-08-22' ORDER BY 1, 2, 3, 4"
         live = at.rows(query)
