@@ -34,7 +34,7 @@ AFTER_THE_MINUTE = 5.0  # by when the buckets of the minute that ended are compu
 SEND_SECONDS = 5.0
 LONGEST_WAIT = 30.0
 STOP_SECONDS = 5.0
-CONNECTION_SECONDS = 3_600.0  # after which connection, configuration and rules are read again
+CONNECTION_SECONDS = 3_600.0  # after which configuration and rules are read again
 
 logger = logging.getLogger(__name__)
 
@@ -143,16 +143,9 @@ def _wait_for_minute(stop: threading.Event, settings: Settings, seen: object) ->
 def _stamps(settings: Settings) -> tuple[object, ...]:
     """When the configuration and the rules were last written."""
     from metamon_assets.alerts.catalogue import FILE
+    from metamon_assets.config import last_written
 
-    stamps: list[object] = []
-    for path in (settings.config_path, settings.home / FILE):
-        try:
-            found = path.stat()
-        except OSError:
-            stamps.append(None)
-        else:
-            stamps.append((found.st_mtime_ns, found.st_size))
-    return tuple(stamps)
+    return last_written(settings.config_path), last_written(settings.home / FILE)
 
 
 class _Sender(threading.Thread):

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 import psycopg2.errors
 
-from metamon_assets.config import ConfigError, LangSmithExportSource, LangSmithSource, Settings
+from metamon_assets.config import ConfigError, LangSmithExportSource, LangSmithSource, Settings, last_written
 from metamon_assets.errors import MetamonError, first_line
 from metamon_assets.health.state import beat
 from metamon_assets.metrics.touched import CLOCKS, drain
@@ -140,7 +140,7 @@ class _Feed:
         self._stop = stop
         self._load = load
         self._workers: list[_Worker] = []
-        self._seen = _stamp(settings)
+        self._seen = last_written(settings.config_path)
 
     def run(self) -> Settings:
         """Until it is stopped; gives the configuration that was in use at the end. Raises psycopg2's errors when the lock is lost."""
@@ -175,7 +175,7 @@ class _Feed:
 
     def _reload(self) -> None:
         """Take over a configuration that was changed."""
-        stamp = _stamp(self._settings)
+        stamp = last_written(self._settings.config_path)
         if stamp == self._seen:
             return
         self._seen = stamp
@@ -223,14 +223,6 @@ class _Every:
         if time.monotonic() >= self.last + self.seconds:
             self.last = time.monotonic()
             self.step()
-
-
-def _stamp(settings: Settings) -> tuple[int, int] | None:
-    try:
-        found = settings.config_path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
 
 
 def _end(workers: list[Any]) -> None:

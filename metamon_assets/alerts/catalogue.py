@@ -42,10 +42,20 @@ _NAME = re.compile(r"[A-Z][A-Za-z0-9]{2,63}")
 def _duration(text: object) -> object:
     if isinstance(text, timedelta):
         return text
-    match = _DURATION.fullmatch(text) if isinstance(text, str) else None
-    if match is None:
+    duration = parse_duration(text) if isinstance(text, str) else None
+    if duration is None:
         raise PydanticCustomError("duration", "write a duration like 30s, 10m, 1h, 2d or 1w")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    return duration
+
+
+def parse_duration(text: str, units: str = "smhdw") -> timedelta | None:
+    """A duration as people write it, in one of the units; None if it is none.
+
+    >>> parse_duration("90m"), parse_duration("1w", units="mhd")
+    (datetime.timedelta(seconds=5400), None)
+    """
+    match = _DURATION.fullmatch(text)
+    return timedelta(**{_UNITS[match[2]]: int(match[1])}) if match and match[2] in units else None
 
 
 def duration_text(duration: timedelta) -> str:

@@ -1,24 +1,11 @@
-"""What people look up about incidents: the recent ones, and what happened to one and what was sent of it."""
+"""What people look up about incidents: what happened to one and what was sent of it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from metamon_assets.alerts.incidents import COLUMNS, Incident
-
 if TYPE_CHECKING:
     from metamon_assets.warehouse.connection import Cursor
-
-
-def recent(cursor: Cursor, *, most: int, rule: str | None = None, only_open: bool = False) -> list[Incident]:
-    """The incidents that were opened last, the newest first."""
-    cursor.execute(
-        f"SELECT {', '.join(COLUMNS)} FROM metamon.incidents"
-        " WHERE (%(rule)s IS NULL OR rule = %(rule)s) AND (status = 'open' OR NOT %(only_open)s)"
-        " ORDER BY incident_id DESC LIMIT %(most)s",
-        {"rule": rule, "only_open": only_open, "most": most},
-    )
-    return [Incident(*row) for row in cursor.fetchall()]
 
 
 def events(cursor: Cursor, incident_id: int) -> list[dict[str, Any]]:

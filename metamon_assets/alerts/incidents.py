@@ -238,12 +238,13 @@ def _book(cursor: Cursor, incident: Incident, event: Event, now: datetime, note:
 # --- reading, and what people do ---------------------------------------------------------------------------------
 
 
-def open_incidents(cursor: Cursor, rule: str | None = None) -> list[Incident]:
-    """Those that are open, the newest first."""
+def recent(cursor: Cursor, *, rule: str | None = None, only_open: bool = False, most: int | None = None) -> list[Incident]:
+    """The incidents that were opened last, the newest first."""
     cursor.execute(
-        f"SELECT {', '.join(COLUMNS)} FROM metamon.incidents WHERE status = 'open' AND (%(rule)s IS NULL OR rule = %(rule)s)"
-        " ORDER BY incident_id DESC",
-        {"rule": rule},
+        f"SELECT {', '.join(COLUMNS)} FROM metamon.incidents"
+        " WHERE (%(rule)s IS NULL OR rule = %(rule)s) AND (status = 'open' OR NOT %(only_open)s)"
+        " ORDER BY incident_id DESC LIMIT %(most)s",
+        {"rule": rule, "only_open": only_open, "most": most},
     )
     return [Incident(*row) for row in cursor.fetchall()]
 

@@ -13,6 +13,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Literal
 
 from metamon_assets import words
+from metamon_assets.alerts.rules import figure
 from metamon_assets.metrics.registry import BY_NAME, HIGHER
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ class Movement:
 
     def words(self) -> str:
         """The move with its interval."""
-        before, after = (_figure(self.metric, value) for value in (self.found.control_estimate, self.found.treatment_estimate))
+        before, after = (
+            figure(value, BY_NAME[self.metric].unit, self.metric) for value in (self.found.control_estimate, self.found.treatment_estimate)
+        )
         effect, low, high = (self._change(value) for value in (self.found.effect, self.found.ci_lower, self.found.ci_upper))
         return f"{self.metric} {before} → {after}: {effect} (95% interval {low} to {high})"
 
@@ -154,12 +157,3 @@ def _unit_sums(cursor: Cursor, unit: Unit, span: Span) -> list[list[float]]:
     )
     row = [value or 0.0 for value in cursor.fetchone() or ()]
     return [row[6 * place : 6 * place + 6] for place in range(len(COMPARED))]
-
-
-def _figure(metric: str, value: float) -> str:
-    unit = BY_NAME[metric].unit
-    if unit == "s":
-        return words.seconds(value)
-    if unit == "USD":
-        return words.dollars(value)
-    return f"{value:.3f}" if metric == "quality_mean" else words.percent(value)

@@ -1,6 +1,6 @@
 """Small pictures for mails, as PNG: mail programs show these everywhere, and SVG hardly anywhere.
 
-The style is that of the report's pictures (``reports.charts``), on white, since a mail does not choose its background.
+The style is that of the report's pictures (``charts``), on white, since a mail does not choose its background.
 """
 
 from __future__ import annotations

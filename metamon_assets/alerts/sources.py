@@ -59,7 +59,7 @@ def anomalies(look: Look, rule: Rule, found: Sequence[Finding]) -> list[Observat
     """What the detectors' findings at ``look.at`` say of incidents that are open, and of new ones."""
     of_dimensions = [finding for finding in found if finding.group[0] in rule.by]
     by_place = {(finding.watch.metric, *finding.group): finding for finding in of_dimensions}
-    open_ones = incidents.open_incidents(look.cursor, ANOMALY)
+    open_ones = incidents.recent(look.cursor, rule=ANOMALY, only_open=True)
     seen = [_going_on(look, incident, by_place.get(_place(incident))) for incident in open_ones]
     taken = {_place(incident) for incident in open_ones}
     sides = [(incident.metric, incident.dimension, incident.started_at) for incident in open_ones]
@@ -257,7 +257,7 @@ def _over(look: Look, rule: str, going_on: Iterable[str]) -> list[Observation]:
     known = set(going_on)
     return [
         Observation(rule, one.metric, one.dimension, one.dimension_value, False, one.severity, one.started_at, quiet=BUCKET)
-        for one in incidents.open_incidents(look.cursor, rule)
+        for one in incidents.recent(look.cursor, rule=rule, only_open=True)
         if one.dimension_value not in known
     ]
 

@@ -210,7 +210,7 @@ def _abandoned(look: Look, watcher: Watcher, seen: Iterable[Observation]) -> lis
     """Incidents of rules that nobody has had anything to say of for hours, or whose rule is looked at no more."""
     spoken = {observation.fingerprint for observation in seen}
     found = []
-    for one in incidents.open_incidents(look.cursor):
+    for one in incidents.recent(look.cursor, only_open=True):
         looked_at = one.rule in watcher.catalogue.enabled
         if one.fingerprint not in spoken and (not looked_at or look.at - one.updated_at > KEEP_WITHOUT_DATA):
             found.append(Observation(one.rule, one.metric, one.dimension, one.dimension_value, False, one.severity, one.started_at))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -21,8 +20,6 @@ INCIDENT_COLUMNS = ["incident_id", "status", "severity", "rule", "dimension", "d
 SILENCE_COLUMNS = ["silence_id", "about", "starts_at", "ends_at", "maintenance", "reason", "created_by"]
 MESSAGE_COLUMNS = ["message_id", "channel", "state", "subject", "created_at", "attempts", "last_error"]
 TOLD_COLUMNS = ["message_id", "channel", "event", "state", "created_at", "sent_at"]
-SPAN = re.compile(r"(\d+)([mhd])")
-UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 TEST_SECONDS = 60.0  # longer than a channel may take
 TIMES = ["%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M"]
 
@@ -43,7 +40,7 @@ def incidents() -> None:
 @with_settings
 def list_incidents(settings: Settings, everything: bool, rule: str | None, most: int, as_json: bool) -> None:
     """List open incidents, the newest first."""
-    from metamon_assets.alerts.history import recent
+    from metamon_assets.alerts.incidents import recent
 
     with database(settings, existing=True) as connection, connection, connection.cursor() as cursor:
         found = recent(cursor, most=most, rule=rule, only_open=not everything)
@@ -200,14 +197,16 @@ def add(
 
 def _end(starts_at: datetime, span: str | None, until: datetime | None) -> datetime:
     """When it ends. Raises MetamonError unless exactly one of both says so."""
+    from metamon_assets.alerts.catalogue import parse_duration
+
     if (span is None) == (until is None):
         raise MetamonError("Say how long it is to last: either --for 4h or --until '2026-12-24 18:00'.")
     if until is not None:
         return until
-    match = SPAN.fullmatch(span or "")
-    if match is None:
+    duration = parse_duration(span or "", units="mhd")
+    if duration is None:
         raise MetamonError(f"{span} is no span of time: write one like 90m, 4h or 2d.")
-    return starts_at + int(match[1]) * UNITS[match[2]]
+    return starts_at + duration
 
 
 @silences.command()

@@ -14,7 +14,7 @@ which ``metamon up`` tells its children).
 from metamon_assets.config.part import Part
 from metamon_assets.config.reading import json_schema, read_configuration, write_schema
 from metamon_assets.config.secret import CONFIG_NAME, ConfigError, MistakesError, Secret
-from metamon_assets.config.settings import DEFAULT_HOME, Settings
+from metamon_assets.config.settings import DEFAULT_HOME, Settings, last_written
 from metamon_assets.config.shape import (
     Agent,
     AgentMetric,
@@ -49,6 +49,7 @@ __all__ = [
     "SourcePart",
     "Web",
     "json_schema",
+    "last_written",
     "read_configuration",
     "write_schema",
 ]

@@ -79,6 +79,15 @@ class Settings(Configuration):
         return self.home / "logs"
 
 
+def last_written(path: Path) -> tuple[int, int] | None:
+    """When a file was last written (nanoseconds) and its size, to see whether it changed; None if it cannot be looked at."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
 def _places(environment: Mapping[str, str]) -> tuple[Path, Path]:
     """The home and where its metamon.yaml is, or would be."""
     home = Path(environment.get("METAMON_HOME") or DEFAULT_HOME).expanduser().absolute()
