@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 FILE = "rules.yaml"
 BUNDLED = Path(__file__).with_name(FILE)
 WINDOWS = tuple(timedelta(minutes=minutes) for minutes in (5, 15, 60, 360, 1440))  # a window that is too thin widens to the next
-_DURATION = re.compile(r"(\d+)(s|m|h|d|w)")
+_DURATION = re.compile(r"(\d{1,8})(s|m|h|d|w)")
+LONGEST = timedelta(days=3_652)  # ten years: what is longer is a mistake, and would take dates out of their range
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _NAME = re.compile(r"[A-Z][A-Za-z0-9]{2,63}")
 
@@ -44,18 +45,21 @@ def _duration(text: object) -> object:
         return text
     duration = parse_duration(text) if isinstance(text, str) else None
     if duration is None:
-        raise PydanticCustomError("duration", "write a duration like 30s, 10m, 1h, 2d or 1w")
+        raise PydanticCustomError("duration", "write a duration like 30s, 10m, 1h, 2d or 1w, of at most ten years")
     return duration
 
 
 def parse_duration(text: str, units: str = "smhdw") -> timedelta | None:
-    """A duration as people write it, in one of the units; None if it is none.
+    """A duration as people write it, in one of the units; None if it is none, or longer than LONGEST.
 
     >>> parse_duration("90m"), parse_duration("1w", units="mhd")
     (datetime.timedelta(seconds=5400), None)
     """
     match = _DURATION.fullmatch(text)
-    return timedelta(**{_UNITS[match[2]]: int(match[1])}) if match and match[2] in units else None
+    if match is None or match[2] not in units:
+        return None
+    duration = timedelta(**{_UNITS[match[2]]: int(match[1])})
+    return duration if duration <= LONGEST else None
 
 
 def duration_text(duration: timedelta) -> str:

@@ -153,7 +153,7 @@ def list_silences(settings: Settings, past: bool, as_json: bool) -> None:
 @click.option("--dimension", help="Dimension that it is about, such as agent. [default: all]")
 @click.option("--value", help="Value of the dimension, such as an agent's name. [default: all]")
 @click.option("--maintenance", is_flag=True, help="Planned work; this may be about everything.")
-@click.option("--for", "span", metavar="SPAN", help="How long, such as 90m, 4h or 2d.")
+@click.option("--for", "span", metavar="SPAN", help="How long, such as 90m, 4h or 2d, of at most ten years.")
 @click.option("--until", type=click.DateTime(TIMES), metavar="TIME", help="Until when, in the configured time zone (YYYY-MM-DD HH:MM).")
 @click.option("--from", "since", type=click.DateTime(TIMES), metavar="TIME", help="From when. [default: now]")
 @click.option("--reason", required=True, help="Why; others will ask.")
@@ -205,7 +205,7 @@ def _end(starts_at: datetime, span: str | None, until: datetime | None) -> datet
         return until
     duration = parse_duration(span or "", units="mhd")
     if duration is None:
-        raise MetamonError(f"{span} is no span of time: write one like 90m, 4h or 2d.")
+        raise MetamonError(f"{span} is no span of time: write one like 90m, 4h or 2d, of at most ten years.")
     return starts_at + duration
 
 

@@ -55,6 +55,8 @@ def test_a_bound_on_the_other_side_takes_the_place_of_the_first(tmp_path: Path) 
         ("\nHighErrorRate: {abvoe: 0.1}\n", 2, "did you mean above?"),
         ("HighErrorRate:\n  above: much\n", 2, "HighErrorRate.above"),
         ("HighErrorRate:\n  above: 0.1\n  for: soon\n", 3, "write a duration like"),
+        ("HighErrorRate:\n  above: 0.1\n  for: 900000000d\n", 3, "of at most ten years"),
+        ("HighErrorRate:\n  above: 0.1\n  for: 99999999999d\n", 3, "of at most ten years"),
         ("HighErrorRate: {metric: eror_rate}\n", 1, "did you mean error_rate?"),
         ("HighErrorRate: {above: 0.1, below: 0.2}\n", 1, "either above or below"),
         ("HighErrorRate: {by: [tool]}\n", 1, "error_rate is not known by tool"),

@@ -88,6 +88,8 @@ def test_silences_are_added_listed_and_ended(metamon: Metamon) -> None:
         (("--rule", "R"), "either --for 4h or --until"),
         (("--rule", "R", "--for", "4h", "--until", "2126-01-01 10:00"), "either --for 4h or --until"),
         (("--rule", "R", "--for", "soon"), "soon is no span of time"),
+        (("--rule", "R", "--for", "3000000d"), "3000000d is no span of time"),
+        (("--rule", "R", "--for", "99999999999d"), "of at most ten years"),
         (("--for", "1h"), "name one, or make it a maintenance window"),
     ],
 )
